@@ -1,0 +1,58 @@
+# Everything a person or CI runs. On a fresh machine Python 3.11+, pip and make are enough: each target sets up what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# What setup installs, and so may not be skipped by a test in test-all. See "VIDTOK_REQUIRE" in CONTRIBUTING.md.
+REQUIRE := moto,s3fs,pandas,polars,duckdb,datasets,hatchling
+
+# More arguments for the program that a target runs: make test ARGS="-k commit -x"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format wheel-check clean
+
+help:  ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED)  ## Make .venv with the project and its tools in it (about 3 minutes, 2 GB; again when dependencies change)
+
+# The stamp is written last: a set-up that broke off is done again.
+# Some systems' Python cannot put pip into a venv; there the pip outside does (second line).
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@echo "Setting up $(VENV): a few minutes the first time"
+	@$(PYTHON) -m venv $(VENV) >/dev/null || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	    $(PYTHON) -m pip --python $(BIN)/python install -qq pip; }
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[s3,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## Tokenize two short videos on this machine and look at the result
+	@$(BIN)/python -m jobs.demo $(ARGS)
+
+test: $(INSTALLED)  ## Run the tests, but for those marked slow
+	@$(BIN)/python -m pytest $(ARGS)
+
+# What only the slow tests need and pip cannot install (say, Ceph from apt) is to be installed at the start of this recipe,
+# and its name added to VIDTOK_REQUIRE here.
+test-all: $(INSTALLED)  ## Run all tests; none may be skipped for want of what setup installs
+	@VIDTOK_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: $(INSTALLED)  ## Check style, types and who imports whom
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+format: $(INSTALLED)  ## Format the code, and mend what ruff can
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+
+wheel-check: $(INSTALLED)  ## Build the wheel, install it elsewhere and run it there
+	@VIDTOK_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest tests/integration/test_wheel.py $(ARGS)
+
+clean:  ## Remove what was built and cached; .venv stays
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

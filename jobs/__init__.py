@@ -1,0 +1,1 @@
+"""What a person or a cluster runs: the `vidtok` command line, and ready job files."""

@@ -1,0 +1,171 @@
+"""The `vidtok` command line.
+
+Exit codes: 0 all shards are committed, 1 some shard failed, 2 the job cannot run as it is (nothing was done),
+130 interrupted (run it again to go on).
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+
+from jobs.display import ProgressDisplay
+from pipeline.config import RANDOM_CHECKPOINT, JobConfig, load_job
+from pipeline.errors import ConfigError, VidtokError
+
+__all__ = ["app", "main"]
+
+EXIT_SHARD_FAILED = 1
+EXIT_BAD_CONFIG = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Turns shards of videos into datasets of VidTok tokens or latents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# Off a terminal nothing may be cut to the width of one: ids and paths are copied from there.
+out = Console(width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True)
+
+EndpointUrl = Annotated[str | None, typer.Option("--endpoint-url", help="S3 endpoint, where it is not AWS.")]
+Anon = Annotated[bool, typer.Option("--anon", help="Read without credentials.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, over the job file; may be given more than once.")
+]
+
+
+@app.command()
+def tokenize(
+    job: Annotated[Path, typer.Argument(help="The job file (YAML).")],
+    assignments: Assignments = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every attempt, with tracebacks.")] = False,
+) -> None:
+    """Tokenize shards of videos into a dataset, or go on with one."""
+    from pipeline.job import JobResult, run_job  # PyAV and Arrow take a second to import
+
+    _log_to(err, logging.DEBUG if verbose else logging.WARNING)
+    config = load_job(job, assignments or [])
+    if config.model.checkpoint == RANDOM_CHECKPOINT:
+        err.print("[bold red]RANDOM WEIGHTS[/]: the tokens of this dataset mean nothing; for tests only")
+    with ProgressDisplay(err) as display:
+        result: JobResult = run_job(config, display)
+    progress = result.progress
+    if progress.shards_before == progress.shards:
+        out.print(f"Nothing to do: all {progress.shards} shards are committed in {escape(result.output)}")
+        return
+    _summarise(config, result)
+    if result.failures:
+        raise typer.Exit(EXIT_SHARD_FAILED)
+
+
+def _summarise(config: JobConfig, result: Any) -> None:
+    progress = result.progress
+    totals = {name: sum(commit[name] for commit in result.commits) for name in ("videos", "rows", "tokens")}
+    rejects = sum(sum(commit["rejects_by_class"].values()) for commit in result.commits)
+    before = f" ({progress.shards_before} of them earlier)" if progress.shards_before else ""
+    out.print(f"Committed {progress.shards_before + progress.shards_done} of {progress.shards} shards{before}")
+    out.print(
+        f"This run: {totals['videos']:,} videos, {totals['rows']:,} clips, {totals['tokens']:,} tokens, "
+        f"{rejects:,} rejects, in {escape(result.output)}"
+    )
+    if rejects:
+        out.print(f"`vidtok inspect {escape(config.output)}` shows why videos were rejected")
+    for failure in result.failures:
+        err.print(f"[red]failed[/] {escape(failure.path)} after {failure.attempts} attempts: {escape(failure.error)}")
+    if result.failures:
+        err.print("Run the same command again to try these shards once more.")
+
+
+@app.command()
+def models() -> None:
+    """List the released models."""
+    from vidtok_model import MODELS
+
+    table = Table("model", "kind", "causal", "T x H x W", "latent channels", "codebook", "clip frames")
+    for name, config in MODELS.items():
+        factors = f"{config.time_factor} x {config.spatial_factor} x {config.spatial_factor}"
+        codebook = f"{config.codebook_size:,}" if config.codebook_size else ""
+        kind = "FSQ tokens" if config.is_discrete else "KL latents"
+        causal = "yes" if config.is_causal else "no"
+        table.add_row(name, kind, causal, factors, str(config.latent_channels), codebook, str(config.clip_frames))
+    # A name must come out whole even where the output is no terminal and its width unknown.
+    Console(width=None if out.is_terminal else 140).print(table)
+
+
+@app.command("config")
+def show_config(
+    job: Annotated[Path | None, typer.Argument(help="A job file: print it with every default filled in.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a job file.")] = False,
+    assignments: Assignments = None,
+) -> None:
+    """Print a job's full configuration, or the schema of all job files."""
+    if schema == (job is not None):
+        raise ConfigError("vidtok config takes either a job file or --schema")
+    shown = load_job(job, assignments or []).model_dump(mode="json") if job else JobConfig.model_json_schema()
+    sys.stdout.write(json.dumps(shown, indent=2) + "\n")
+
+
+@app.command()
+def inspect(
+    dataset: Annotated[str, typer.Argument(help="A dataset's root.")],
+    rows: Annotated[int, typer.Option(help="Rows to show.")] = 5,
+    endpoint_url: EndpointUrl = None,
+    anon: Anon = False,
+) -> None:
+    """Show what a dataset holds: its model, what is committed, some rows, and why videos were rejected."""
+    from jobs.inspection import show_dataset
+
+    show_dataset(out, dataset, rows=rows, options={"endpoint_url": endpoint_url, "anon": anon or None})
+
+
+@app.command()
+def decode(
+    dataset: Annotated[str, typer.Argument(help="A dataset's root.")],
+    row_id: Annotated[str, typer.Option("--id", help="A row's id; `vidtok inspect` shows some.")],
+    target: Annotated[Path, typer.Option("--out", help="The mp4 to write.")],
+    checkpoint: Annotated[
+        str | None, typer.Option(help="The weights, where they are no longer where they were.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
+    endpoint_url: EndpointUrl = None,
+    anon: Anon = False,
+) -> None:
+    """Decode one row back to a video."""
+    from jobs.inspection import decode_to_file
+
+    options = {"endpoint_url": endpoint_url, "anon": anon or None}
+    frames = decode_to_file(dataset, row_id, target, checkpoint=checkpoint, device=device, options=options)
+    out.print(f"Wrote {frames} frames to {escape(str(target))}")
+
+
+def _log_to(console: Console, level: int) -> None:
+    handler = RichHandler(console=console, show_path=False, rich_tracebacks=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    for package in ("pipeline", "vidtok_model", "jobs"):
+        logging.getLogger(package).setLevel(level)
+
+
+def main() -> None:
+    """Runs the command line; every error that we foresee is a message, not a traceback."""
+    try:
+        app()
+    except VidtokError as error:
+        err.print("[bold red]error[/]", end=" ")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(EXIT_BAD_CONFIG)
+    except KeyboardInterrupt:
+        err.print("Interrupted. What is committed stays; run the same command again to go on.")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Looking into a dataset: what it holds, and single rows decoded."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from jobs.display import human_bytes
+from pipeline.dataset import Dataset, read_inputs
+from pipeline.errors import ConfigError
+from pipeline.reconstruct import decode_row, load_decoder, write_video
+from pipeline.storage import open_store
+
+__all__ = ["decode_to_file", "show_dataset"]
+
+_SHOWN = [
+    "id",
+    "source_key",
+    "clip_index",
+    "start_seconds",
+    "num_frames",
+    "latent_t",
+    "latent_h",
+    "latent_w",
+    "caption",
+]
+
+
+def show_dataset(console: Console, root: str, *, rows: int, options: Mapping[str, Any]) -> None:
+    """Prints what a dataset holds.
+
+    Raises:
+        ConfigError: there is no dataset.
+        StorageError: the store failed.
+    """
+    dataset = Dataset.open(open_store(root, options))
+    commits = list(dataset.commits())
+    model = dataset.description["model"]
+    plan = dataset.description["plan"]
+    inputs = read_inputs(dataset.store) or []
+    totals = {name: sum(commit[name] for commit in commits) for name in ("videos", "rows", "tokens", "video_bytes")}
+    parts = [part for commit in commits for part in commit["parts"]]
+    part_bytes = human_bytes(sum(part["size_bytes"] for part in parts))
+    facts = {
+        "dataset": dataset.store.root,
+        "model": model["name"],
+        "weights": f"RANDOM, {model['weights']}: the tokens mean nothing"
+        if model["checkpoint"] == "random"
+        else f"{model['checkpoint']} (sha256 {model['weights'][:12]}...)",
+        "clips": ", ".join(f"{name} {value}" for name, value in plan["clips"].items() if value is not None),
+        "fingerprint": dataset.description["fingerprint"],
+        "shards": f"{len(commits):,} of {len(inputs):,} committed",
+        "videos": f"{totals['videos']:,} ({human_bytes(totals['video_bytes'])})",
+        "rows": f"{totals['rows']:,} in {len(parts):,} parts ({part_bytes})",
+        "tokens": f"{totals['tokens']:,}",
+    }
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        grid.add_row(name, value)
+    console.print(grid)
+    _show_rejects(console, dataset, commits)
+    _show_rows(console, dataset, rows)
+
+
+def _show_rejects(console: Console, dataset: Dataset, commits: list[dict[str, Any]]) -> None:
+    counts = sum((Counter(commit["rejects_by_class"]) for commit in commits), Counter[str]())
+    if not counts:
+        return
+    rejects = dataset.rejects()
+    examples = {row["error"]: row for row in reversed(rejects.to_pylist())} if rejects is not None else {}
+    table = Table(
+        "rejects", "class", "stage", "for example", "message", title="Videos without rows", title_justify="left"
+    )
+    for error, count in counts.most_common():
+        row = examples[error]
+        where = f"{row['source_shard']}: {row['source_key']}"
+        table.add_row(f"{count:,}", error, row["stage"], where, row["message"])
+    console.print(table)
+
+
+def _show_rows(console: Console, dataset: Dataset, rows: int) -> None:
+    table = Table("id", "video", "clip", "seconds", "frames", "latent", "caption", title="Rows", title_justify="left")
+    left = rows
+    for path in dataset.parts():
+        if left <= 0:
+            break
+        with dataset.store.open(path) as raw, pq.ParquetFile(raw) as file:
+            batch = next(file.iter_batches(batch_size=left, columns=_SHOWN), None)
+        for row in batch.to_pylist() if batch else []:
+            latent = f"{row['latent_t']}x{row['latent_h']}x{row['latent_w']}"
+            caption = row["caption"] or ""
+            numbers = (str(row["clip_index"]), f"{row['start_seconds']:.2f}", str(row["num_frames"]))
+            table.add_row(row["id"], row["source_key"], *numbers, latent, caption[:60])
+            left -= 1
+    if table.row_count:
+        console.print(table)
+
+
+def decode_to_file(
+    root: str, row_id: str, target: Path, *, checkpoint: str | None, device: str, options: Mapping[str, Any]
+) -> int:
+    """Decodes one row of a dataset to an mp4; returns how many frames it has (padding left out).
+
+    Raises:
+        ConfigError: there is no such dataset or row, the weights are gone, or the file cannot be written.
+        StorageError: the store failed.
+    """
+    dataset = Dataset.open(open_store(root, options))
+    row = dataset.find_row(row_id)
+    tokenizer = load_decoder(dataset.description, checkpoint=checkpoint, device=device, options=options)
+    frames = decode_row(row, tokenizer)
+    seconds = np.asarray(row["frame_seconds"], np.float64)[-len(frames) :]
+    real = len(frames) - row["num_padded_frames"]
+    try:
+        write_video(target, frames[:real], seconds[:real])
+    except OSError as error:
+        raise ConfigError(f"--out {target}: cannot be written: {error.strerror or error}") from None
+    return real

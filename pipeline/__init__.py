@@ -1,0 +1,1 @@
+"""From shards of videos to committed rows of tokens or latents: everything between storage and the encoder."""

@@ -1,0 +1,81 @@
+"""cut_clips: the frames of each video, as windows of a fixed number of frames."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from pipeline.config import ClipsConfig
+from pipeline.decode import DecodedFrame
+from pipeline.errors import SampleError
+from pipeline.records import Clip, Reject, Video, VideoEnd, VideoRef
+
+__all__ = ["cut_clips", "cut_video"]
+
+
+def cut_clips(
+    videos: Iterable[Video],
+    decode: Callable[[Video], Iterator[DecodedFrame]],
+    *,
+    clip_frames: int,
+    clips: ClipsConfig,
+) -> Iterator[Clip | VideoEnd]:
+    """Yields the clips of every video, and after each video its end: whole, or rejected with the reason."""
+    for video in videos:
+        reject = video.reject
+        if reject is None:
+            try:
+                yield from cut_video(decode(video), video.ref, clip_frames=clip_frames, clips=clips)
+            except SampleError as error:
+                reject = Reject(stage=error.stage, error=error.error, message=error.message)
+        yield VideoEnd(ref=video.ref, reject=reject, end=video.end)
+
+
+def cut_video(frames: Iterable[DecodedFrame], ref: VideoRef, *, clip_frames: int, clips: ClipsConfig) -> Iterator[Clip]:
+    """Cuts one video into windows of `clip_frames` frames that begin every `stride` frames.
+
+    A tail is padded only where it holds a frame that no whole window held. At most one window of frames stands
+    in memory.
+
+    Raises:
+        SampleError: `too_short`, where `tail: drop` leaves nothing.
+    """
+    stride = clips.stride or clip_frames
+    window: deque[DecodedFrame] = deque(maxlen=clip_frames)
+    waiting = clip_frames  # frames until the next window is whole
+    fresh = 0  # frames in the window that no clip held yet
+    index = 0
+    total = 0
+    for frame in frames:
+        window.append(frame)
+        total += 1
+        fresh += 1
+        waiting -= 1
+        if waiting == 0:
+            yield _clip(list(window), ref, index, clip_frames)
+            index, waiting, fresh = index + 1, stride, 0
+    if fresh and clips.tail == "pad":
+        # The window that began with the stride holds what is left: `waiting` frames are missing at its end.
+        kept = list(window)[-(clip_frames - waiting) :]
+        yield _clip(kept, ref, index, clip_frames)
+    elif index == 0:
+        raise SampleError(
+            "clip", "too_short", f"{total} frames after sampling, a clip has {clip_frames}, and tail: drop pads none"
+        )
+
+
+def _clip(frames: list[DecodedFrame], ref: VideoRef, index: int, clip_frames: int) -> Clip:
+    missing = clip_frames - len(frames)
+    seconds = [frame.seconds for frame in frames]
+    # A frame is shown until the next one; the last one for as long as the source's rate says.
+    end = seconds[-1] + frames[-1].duration_seconds
+    return Clip(
+        ref=ref,
+        source=frames[0].source,
+        clip_index=index,
+        frames_THWC=np.stack([frame.pixels_HWC for frame in frames] + [frames[-1].pixels_HWC] * missing),
+        frame_seconds=np.array(seconds + seconds[-1:] * missing),
+        duration_seconds=end - seconds[0],
+        num_padded_frames=missing,
+        flags=frames[-1].flags,
+    )

@@ -1,0 +1,285 @@
+"""The job file, as types: what a person may write, checked all at once.
+
+`vidtok config --schema` prints these models, so each field says what it means and in which unit.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import ConfigError
+from vidtok_model import TokenizerConfig, get_config
+
+__all__ = [
+    "ClipsConfig",
+    "ExecutorConfig",
+    "InputConfig",
+    "JobConfig",
+    "ModelConfig",
+    "RowsConfig",
+    "StorageConfig",
+    "StoreConfig",
+    "load_job",
+    "parse_job",
+]
+
+RANDOM_CHECKPOINT = "random"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputConfig(_Section):
+    """The videos."""
+
+    shards: Annotated[str | list[str], Field(min_length=1)] = Field(
+        description="WebDataset tars: a path, a brace pattern (data/{000..127}.tar), a glob, a folder or a prefix "
+        "(s3://bucket/prefix/), or a list of these."
+    )
+
+
+class ModelConfig(_Section):
+    """The tokenizer."""
+
+    name: str = Field(description="A released model; `vidtok models` lists them.")
+    checkpoint: str | None = Field(
+        default=None,
+        description="Weights: a .safetensors or .ckpt file, local or on any store that fsspec knows; `random` for "
+        "random weights (tests only: such tokens mean nothing).",
+    )
+    dtype: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
+        default="fp32", description="Arithmetic of the encoder. On a GPU fp32 means that TF32 is off."
+    )
+    seed: int = Field(default=0, description="Seed of the weights; only with checkpoint: random.")
+    overrides: dict[str, int] = Field(
+        default_factory=dict,
+        description="Fields of the model's configuration to change, such as base_channels: 16; only with "
+        "checkpoint: random.",
+    )
+
+    def tokenizer_config(self) -> TokenizerConfig:
+        """The configuration of the network, overrides applied.
+
+        Raises:
+            ValueError: there is no such model, or no such field.
+        """
+        return get_config(self.name).replace(**self.overrides)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        self.tokenizer_config()
+        if self.checkpoint is None:
+            raise ValueError(
+                f"checkpoint: {self.name} needs its weights: a path or URL of a .safetensors or .ckpt file "
+                "(or `random`, for a test)"
+            )
+        if self.checkpoint != RANDOM_CHECKPOINT and (self.overrides or self.seed):
+            raise ValueError("overrides and seed go with checkpoint: random only; a checkpoint has its own shape")
+        return self
+
+
+class ClipsConfig(_Section):
+    """How a video becomes clips."""
+
+    fps: float | None = Field(
+        default=None, gt=0, description="Frames a second to take, by presentation time; never above the source's own."
+    )
+    every: int | None = Field(default=None, gt=0, description="Take every n-th frame, in place of fps.")
+    num_frames: int | None = Field(
+        default=None, gt=0, description="Frames of a clip; null: the model's own (clip_frames)."
+    )
+    size: int = Field(default=256, gt=0, description="Pixels: the shorter side is resized to it, then cropped square.")
+    crop: Literal["center"] = Field(default="center", description="What is kept of the longer side.")
+    stride: int | None = Field(
+        default=None, gt=0, description="Frames from one clip's start to the next's; null: clips do not overlap."
+    )
+    tail: Literal["pad", "drop"] = Field(
+        default="pad", description="Frames left at the end: pad them with copies of the last one, or drop them."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "ClipsConfig":
+        if self.fps is not None and self.every is not None:
+            raise ValueError(f"fps: {self.fps} and every: {self.every} exclude each other; give one")
+        return self
+
+
+class ExecutorConfig(_Section):
+    """Where the work runs. Nothing here changes what is written."""
+
+    kind: Literal["ray", "inline"] = Field(
+        default="ray", description="ray: actors on a cluster, or on this machine; inline: in this process, to debug."
+    )
+    address: str | None = Field(
+        default=None, description="Ray's address; null: RAY_ADDRESS, else the cluster of this machine, else a new one."
+    )
+    num_workers: int = Field(default=1, gt=0, description="Workers at most; each does one shard at a time.")
+    gpus_per_worker: float | None = Field(
+        default=None, ge=0, description="GPUs of a worker, fractions too; null: 1 where the cluster has GPUs, else 0."
+    )
+    cpus_per_worker: float = Field(
+        default=1, gt=0, description="CPU cores of a worker; on a CPU also the encoder's threads, rounded down to >= 1."
+    )
+    batch_size: int = Field(default=1, gt=0, description="Clips encoded at once; the last batch of a part is padded.")
+    max_attempts: int = Field(default=3, gt=0, description="How often a shard is tried before it counts as failed.")
+
+    @property
+    def threads(self) -> int:
+        """Threads of the encoder on a CPU."""
+        return max(1, int(self.cpus_per_worker))
+
+
+class RowsConfig(_Section):
+    """What a row holds, and how rows are packed into parts."""
+
+    logvar: bool = Field(default=False, description="KL models: store the posterior's log-variance too.")
+    part_bytes: int = Field(
+        default=64 * 2**20,
+        gt=0,
+        le=256 * 2**20,
+        description="A part is closed at the first video boundary after this much payload (at most 256 MiB).",
+    )
+
+
+class StoreConfig(_Section):
+    """How to reach one store. Credentials belong in the environment (or a profile), never in a job file."""
+
+    endpoint_url: str | None = Field(default=None, description="S3 endpoint, where it is not AWS.")
+    anon: bool | None = Field(default=None, description="Read without credentials (public buckets).")
+    region: str | None = Field(default=None, description="S3 region.")
+    profile: str | None = Field(default=None, description="Profile of ~/.aws/credentials.")
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _no_secret(cls, url: str | None) -> str | None:
+        if url is not None and "@" in url.split("//", 1)[-1].split("/", 1)[0]:
+            raise ValueError("user information in a URL would end up in logs; put credentials in the environment")
+        return url
+
+
+class StorageConfig(_Section):
+    """How to reach the stores, for each side."""
+
+    input: StoreConfig = Field(default_factory=StoreConfig, description="The store of the shards and the checkpoint.")
+    output: StoreConfig = Field(default_factory=StoreConfig, description="The store of the dataset.")
+
+
+class JobConfig(_Section):
+    """One job: shards in, one dataset out."""
+
+    input: InputConfig
+    output: str = Field(min_length=1, description="The dataset's root: a folder, local or on any store.")
+    model: ModelConfig
+    clips: ClipsConfig = Field(default_factory=ClipsConfig)
+    rows: RowsConfig = Field(default_factory=RowsConfig)
+    executor: ExecutorConfig = Field(default_factory=ExecutorConfig)
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+
+    @property
+    def clip_frames(self) -> int:
+        """Frames of a clip."""
+        return self.clips.num_frames or self.model.tokenizer_config().clip_frames
+
+    @model_validator(mode="after")
+    def _check(self) -> "JobConfig":
+        config = self.model.tokenizer_config()
+        try:
+            config.latent_frames(self.clip_frames)
+        except ValueError as error:
+            raise ValueError(f"clips.num_frames: {error}") from None
+        if self.clips.size % config.spatial_factor:
+            raise ValueError(
+                f"clips.size: {self.clips.size} is not a multiple of {config.spatial_factor}, the spatial factor "
+                f"of {self.model.name}"
+            )
+        if self.clips.stride is not None and self.clips.stride > self.clip_frames:
+            raise ValueError(
+                f"clips.stride: {self.clips.stride} is above the clip's {self.clip_frames} frames, so frames would "
+                "be lost between clips"
+            )
+        if self.rows.logvar and config.is_discrete:
+            raise ValueError(f"rows.logvar: {self.model.name} is an FSQ model and has no log-variance")
+        return self
+
+
+def load_job(path: str | Path, assignments: Iterable[str] = ()) -> JobConfig:
+    """Reads a job file.
+
+    Args:
+        path: a local YAML file.
+        assignments: `key.sub=value` each, applied over the file; the value is read as YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not say a job; all problems at once.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping with input, output and model, found {type(raw).__name__}")
+    for assignment in assignments:
+        _assign(raw, assignment)
+    return parse_job(raw)
+
+
+def parse_job(raw: Mapping[str, Any]) -> JobConfig:
+    """Checks a job given as plain values.
+
+    Raises:
+        ConfigError: with one line for each problem.
+    """
+    try:
+        return JobConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError([_explain(problem) for problem in error.errors()]) from None
+
+
+def _assign(raw: dict[str, Any], assignment: str) -> None:
+    key, equals, value = assignment.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {assignment}: expected key=value, such as executor.num_workers=4")
+    *parents, name = key.strip().split(".")
+    target = raw
+    for parent in parents:
+        inner = target.setdefault(parent, {})
+        if inner is None:
+            inner = target[parent] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {assignment}: {parent} is {inner!r}, which has no keys")
+        target = inner
+    try:
+        target[name] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {assignment}: {value!r} is not a YAML value") from None
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _keys_beside(problem["loc"])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return f"{key}: there is no such key" + (f"; did you mean {near[0]}?" if near else f" (there are {known})")
+    if problem["type"] == "missing":
+        return f"{key}: is required"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message} (found {problem['input']!r})"
+
+
+def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
+    section: Any = JobConfig
+    for part in location[:-1]:
+        field = section.model_fields.get(part)
+        if field is None:
+            return []
+        section = field.annotation
+    return list(section.model_fields)

@@ -1,0 +1,147 @@
+"""A dataset's root: what it is made of, which input it was frozen on, and what is committed.
+
+Layout: dataset.json, inputs/, data/, rejects/, _commits/ (see ARCHITECTURE.md).
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import CommitConflict, ConfigError
+from pipeline.parts import table_bytes
+from pipeline.records import Shard
+from pipeline.shard_log import COMMITS
+from pipeline.storage import Store
+
+__all__ = ["DATASET_FILE", "Dataset", "fingerprint", "plan_difference", "read_inputs"]
+
+DATASET_FILE = "dataset.json"
+_INPUTS = "inputs/00000.parquet"
+_INPUT_SCHEMA = pa.schema(
+    [("shard_id", pa.string()), ("path", pa.string()), ("size_bytes", pa.int64()), ("etag", pa.string())]
+)
+
+
+def fingerprint(plan: Mapping[str, Any]) -> str:
+    """64 hex digits that name a plan: sha256 over its canonical JSON."""
+    return hashlib.sha256(json.dumps(plan, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_inputs(store: Store) -> list[Shard] | None:
+    """The shards that a dataset's first run froze, or None before it did."""
+    data = store.read_if_there(_INPUTS)
+    return None if data is None else [Shard(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+
+
+def plan_difference(standing: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line for each value in which two plans differ."""
+    lines: list[str] = []
+    for key in sorted(standing.keys() | wanted.keys()):
+        left, right = standing.get(key), wanted.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += plan_difference(left, right, f"{prefix}{key}.")
+        elif left != right:
+            lines.append(f"{prefix}{key}: the dataset has {left!r}, the job wants {right!r}")
+    return lines
+
+
+class Dataset:
+    """One dataset of one plan, in one store."""
+
+    def __init__(self, store: Store, description: Mapping[str, Any]) -> None:
+        """Takes a description as dataset.json holds it; `create` and `open` make or read one."""
+        self.store = store
+        self.description = description
+
+    @classmethod
+    def create(cls, store: Store, description: Mapping[str, Any]) -> "Dataset":
+        """Puts dataset.json where there is none, else joins the dataset that stands there.
+
+        Raises:
+            ConfigError: another plan's dataset stands there; the message lists what differs.
+            StorageError: the store failed.
+        """
+        data = json.dumps(description, indent=1, ensure_ascii=False).encode()
+        # Looking first spares a store without the dataset's folder an empty one, and a reader's right to write.
+        if store.read_if_there(DATASET_FILE) is None:
+            store.put_if_absent(DATASET_FILE, data)
+        standing = cls.open(store)
+        if standing.description["fingerprint"] != description["fingerprint"]:
+            differences = plan_difference(standing.description["plan"], description["plan"])
+            raise ConfigError(
+                [
+                    f"output: {store.root} holds another dataset (fingerprint "
+                    f"{standing.description['fingerprint'][:12]}, this job's is {description['fingerprint'][:12]}); "
+                    "one root holds one dataset, so choose another root or make the job equal:",
+                    *(f"  {line}" for line in differences),
+                ]
+            )
+        return standing
+
+    @classmethod
+    def open(cls, store: Store) -> "Dataset":
+        """Opens the dataset that stands in a store.
+
+        Raises:
+            ConfigError: there is none, or dataset.json is not ours.
+        """
+        data = store.read_if_there(DATASET_FILE)
+        if data is None:
+            raise ConfigError(f"{store.root}: there is no dataset (no {DATASET_FILE})")
+        try:
+            description = json.loads(data)
+            description["fingerprint"], description["plan"], description["model"]
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"{store.root}/{DATASET_FILE}: is not a dataset description of ours") from None
+        return cls(store, description)
+
+    def freeze_inputs(self, shards: Sequence[Shard]) -> list[Shard]:
+        """Stores the list of shards, where none is stored yet, and returns the stored one."""
+        columns = {name: [getattr(shard, name) for shard in shards] for name in _INPUT_SCHEMA.names}
+        self.store.put_if_absent(_INPUTS, table_bytes(pa.table(columns, schema=_INPUT_SCHEMA)))
+        inputs = read_inputs(self.store)
+        if inputs is None:
+            raise CommitConflict(f"{self.store.root}/{_INPUTS}: was written and is not there")
+        return inputs
+
+    def committed(self) -> set[str]:
+        """The ids of the committed shards, by one listing."""
+        return {info.path.removeprefix(COMMITS).removesuffix(".json") for info in self.store.list(COMMITS)}
+
+    def commits(self) -> Iterator[dict[str, Any]]:
+        """Every commit, in the order of the shards' ids."""
+        for info in self.store.list(COMMITS):
+            yield json.loads(self.store.read(info.path))
+
+    def parts(self) -> Iterator[str]:
+        """The paths of all committed parts."""
+        for commit in self.commits():
+            for part in commit["parts"]:
+                yield part["path"]
+
+    def rejects(self) -> pa.Table | None:
+        """All committed rejects; None where there are none."""
+        paths = [commit["rejects"]["path"] for commit in self.commits() if commit["rejects"]]
+        tables = [pq.read_table(io.BytesIO(self.store.read(path))) for path in paths]
+        return pa.concat_tables(tables) if tables else None
+
+    def find_row(self, row_id: str) -> dict[str, Any]:
+        """The one row with this id.
+
+        Raises:
+            ConfigError: no committed part holds it.
+        """
+        for path in self.parts():
+            with self.store.open(path) as raw, pq.ParquetFile(raw) as file:
+                for group in range(file.num_row_groups):
+                    ids = file.read_row_group(group, columns=["id"]).column("id").to_pylist()
+                    if row_id in ids:
+                        table: pa.Table = file.read_row_group(group)
+                        row: dict[str, Any] = table.slice(ids.index(row_id), 1).to_pylist()[0]
+                        return row
+        raise ConfigError(f"{self.store.root}: no committed row has the id {row_id!r}")

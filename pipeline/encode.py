@@ -1,0 +1,97 @@
+"""encode: batches of uint8 frames through the tokenizer's encoder."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.records import Batch, Clip
+from vidtok_model import TokenizerConfig, VideoTokenizer
+
+__all__ = [
+    "TORCH_DTYPES",
+    "ClipEncoder",
+    "EncodedClip",
+    "bytes_per_position",
+    "encode",
+    "frames_to_clips",
+    "num_positions",
+]
+
+TORCH_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedClip:
+    """What the encoder made of one clip.
+
+    Attributes:
+        tokens_THW: int32 codebook indices; None for a KL model.
+        latents_CTHW: float32 posterior mean; None for an FSQ model.
+        logvar_CTHW: float32 posterior log-variance; None for an FSQ model.
+    """
+
+    tokens_THW: npt.NDArray[np.int32] | None = None
+    latents_CTHW: npt.NDArray[np.float32] | None = None
+    logvar_CTHW: npt.NDArray[np.float32] | None = None
+
+
+def encode(batches: Iterable[Batch], encoder: "ClipEncoder") -> Iterator[tuple[Batch, list[EncodedClip]]]:
+    """Encodes every batch; with each, one EncodedClip for each of its clips."""
+    for batch in batches:
+        yield batch, encoder(batch.clips) if batch.clips else []
+
+
+def num_positions(config: TokenizerConfig, clip: Clip) -> int:
+    """Positions of a clip's latent grid: its tokens, for an FSQ model."""
+    frames, height, width, _ = clip.frames_THWC.shape
+    return math.prod(config.latent_shape(frames, height, width)[1:])
+
+
+def bytes_per_position(config: TokenizerConfig, *, logvar: bool) -> int:
+    """Payload bytes of one position in a row: an int32 token, or float16 channels."""
+    return 4 if config.is_discrete else 2 * config.latent_channels * (2 if logvar else 1)
+
+
+def frames_to_clips(frames_BTHWC: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """uint8 RGB frames (B, T, H, W, 3) as the model's clips (B, 3, T, H, W) in [-1, 1], without moving the memory."""
+    return (frames_BTHWC.to(dtype) / 127.5 - 1).permute(0, 4, 1, 2, 3)
+
+
+class ClipEncoder:
+    """The encoder on one device, fed with batches of one static shape."""
+
+    def __init__(self, tokenizer: VideoTokenizer, *, device: str, dtype: str, batch_size: int) -> None:
+        """Takes over `tokenizer`, which must be on `device` in `dtype` already.
+
+        Args:
+            tokenizer: the model.
+            device: a torch device.
+            dtype: fp32, tf32, bf16 or fp16.
+            batch_size: clips of every batch; fewer are filled up with black, so that the shape never changes.
+        """
+        self._tokenizer = tokenizer
+        self._device = torch.device(device)
+        self._dtype = TORCH_DTYPES[dtype]
+        self._batch_size = batch_size
+        if self._device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
+            torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+
+    def __call__(self, clips: list[Clip]) -> list[EncodedClip]:
+        """Encodes up to `batch_size` clips of one size."""
+        frames_BTHWC = np.zeros((self._batch_size, *clips[0].frames_THWC.shape), np.uint8)
+        for slot, clip in zip(frames_BTHWC, clips, strict=False):
+            slot[:] = clip.frames_THWC
+        with torch.inference_mode():
+            on_device = torch.from_numpy(frames_BTHWC).to(self._device, non_blocking=True)
+            encoded = self._tokenizer.encode(frames_to_clips(on_device, self._dtype))
+        if encoded.tokens is not None:
+            tokens = encoded.tokens.to("cpu", torch.int32).numpy()
+            return [EncodedClip(tokens_THW=tokens[number]) for number in range(len(clips))]
+        assert encoded.mean is not None and encoded.logvar is not None
+        mean, logvar = encoded.mean.to("cpu", torch.float32).numpy(), encoded.logvar.to("cpu", torch.float32).numpy()
+        return [EncodedClip(latents_CTHW=mean[number], logvar_CTHW=logvar[number]) for number in range(len(clips))]

@@ -1,0 +1,72 @@
+"""What can go wrong, as one tree: the class says what the caller does about it."""
+
+from collections.abc import Iterable
+
+__all__ = [
+    "CommitConflict",
+    "CommitStateUnknown",
+    "ConfigError",
+    "ErrorBudgetExceeded",
+    "SampleError",
+    "ShardError",
+    "StorageError",
+    "VidtokError",
+]
+
+
+class VidtokError(Exception):
+    """The base of every error that this project raises on purpose."""
+
+
+class ConfigError(VidtokError):
+    """The job as written cannot run. Nothing was done; the person mends it.
+
+    Attributes:
+        problems: every problem found, one line each, so that all can be mended at once.
+    """
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+class SampleError(VidtokError):
+    """One video gives no rows. It is recorded as a reject and the shard goes on.
+
+    Attributes:
+        stage: where it failed: read, probe, decode, clip or encode.
+        error: the reject's class, such as `unreadable`, `truncated`, `no_video`, `too_short`, `not_finite`.
+        message: what was found and what was expected.
+    """
+
+    def __init__(self, stage: str, error: str, message: str) -> None:
+        self.stage = stage
+        self.error = error
+        self.message = message
+        super().__init__(stage, error, message)
+
+    def __str__(self) -> str:
+        return f"{self.error} ({self.stage}): {self.message}"
+
+
+class ShardError(VidtokError):
+    """One shard cannot be done now. It is tried again, then set aside; the job goes on."""
+
+
+class StorageError(VidtokError):
+    """The store did not do what was asked of it. The shard is tried again."""
+
+
+class CommitConflict(VidtokError):
+    """Something else stands where our result belongs, under the same fingerprint. A person has to look."""
+
+
+class CommitStateUnknown(VidtokError):
+    """A write was sent and no answer came. Read back before trying again."""
+
+
+class ErrorBudgetExceeded(VidtokError):
+    """So many videos were rejected that the job itself must be wrong."""

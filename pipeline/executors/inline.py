@@ -1,0 +1,37 @@
+"""The same work in the calling process, one shard after another: to debug, and to compare with."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pipeline.executors.base import ShardFailure, failure_of, is_retryable
+from pipeline.progress import Counters
+from pipeline.records import Shard
+from pipeline.worker import ShardWorker, WorkOrder
+
+__all__ = ["InlineExecutor"]
+
+log = logging.getLogger(__name__)
+
+
+class InlineExecutor:
+    """Works in this process."""
+
+    def run(
+        self, order: WorkOrder, shards: Sequence[Shard], on_counters: Callable[[Counters], None]
+    ) -> Iterator[dict[str, Any] | ShardFailure]:
+        """See Executor.run."""
+        worker = ShardWorker(order, on_progress=on_counters)
+        for shard in shards:
+            yield self._try(worker, shard, order.config.executor.max_attempts)
+
+    def _try(self, worker: ShardWorker, shard: Shard, max_attempts: int) -> dict[str, Any] | ShardFailure:
+        for attempt in range(1, max_attempts + 1):
+            try:
+                return worker.tokenize(shard)
+            except Exception as error:  # the shard's boundary: whatever happened, the others go on
+                log.debug("shard %s, attempt %d", shard.path, attempt, exc_info=True)
+                if attempt == max_attempts or not is_retryable(error):
+                    return failure_of(shard, attempt, error)
+                log.warning("shard %s: attempt %d of %d failed: %s", shard.path, attempt, max_attempts, error)
+        raise AssertionError("max_attempts is at least 1")

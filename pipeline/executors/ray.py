@@ -1,0 +1,211 @@
+"""Shards on Ray actors: each pinned to its GPUs or cores, each doing one shard at a time.
+
+Only shard descriptions, commits and counts cross Ray; frames never leave the worker's process.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from pipeline.config import ExecutorConfig
+from pipeline.errors import ConfigError, ShardError, VidtokError
+from pipeline.executors.base import ShardFailure, failure_of, is_retryable
+from pipeline.progress import Counters
+from pipeline.records import Shard
+from pipeline.worker import ShardWorker, WorkOrder
+
+__all__ = ["RayExecutor"]
+
+_TICK_SECONDS = 0.5
+_SILENCE_SECONDS = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class _Actor:
+    """A ShardWorker in a process of its own. Ray starts it anew where that dies, which is why it loads lazily."""
+
+    def __init__(self, order: WorkOrder) -> None:
+        self._order = order
+        self._worker: ShardWorker | None = None
+
+    def start(self) -> None:
+        if self._worker is None:
+            self._worker = ShardWorker(self._order)
+
+    def tokenize(self, shard: Shard) -> dict[str, Any]:
+        self.start()
+        assert self._worker is not None
+        return self._worker.tokenize(shard)
+
+    @ray.method(concurrency_group="watch")
+    def counters(self) -> Counters:
+        return self._worker.counters if self._worker else Counters()
+
+
+@dataclass(eq=False)
+class _Member:
+    """One actor, as the driver sees it."""
+
+    actor: Any
+    starts: int = 0
+    asked: Any = None  # the pending answer to the last question for its counters
+    counters: Counters = field(default_factory=Counters)
+    before: Counters = field(default_factory=Counters)  # of the processes that died
+
+    def take_answer(self) -> None:
+        if self.asked is None or not ray.wait([self.asked], timeout=0)[0]:
+            return
+        answer, self.asked = self.asked, None
+        try:
+            self.counters = ray.get(answer)
+        except RayError:
+            self.was_lost()
+
+    def was_lost(self) -> None:
+        self.before += self.counters
+        self.counters = Counters()
+
+    def total(self) -> Counters:
+        return self.before + self.counters
+
+
+class RayExecutor:
+    """Works on the cluster that Ray finds, or on a local one that ends with the run."""
+
+    def run(
+        self, order: WorkOrder, shards: Sequence[Shard], on_counters: Callable[[Counters], None]
+    ) -> Iterator[dict[str, Any] | ShardFailure]:
+        """See Executor.run."""
+        with _session(order.config.executor):
+            crew = _Crew(order, min(order.config.executor.num_workers, len(shards)))
+            try:
+                yield from crew.work(shards, on_counters)
+            finally:
+                crew.dismiss()
+
+
+class _Crew:
+    """The actors of a job: shards go to whichever is ready first; those that come late join in."""
+
+    def __init__(self, order: WorkOrder, num_workers: int) -> None:
+        self._max_attempts = order.config.executor.max_attempts
+        resources = _resources(order.config.executor)
+        remote = ray.remote(concurrency_groups={"watch": 1})(_Actor).options(max_restarts=-1, **resources)
+        # By value: an actor that starts anew on another node must not depend on an object of a node that is gone.
+        self._members = [_Member(remote.remote(order)) for _ in range(num_workers)]
+        self._starting = {member.actor.start.remote(): member for member in self._members}
+        self._idle: list[_Member] = []
+        self._running: dict[Any, tuple[_Member, Shard, int]] = {}
+        self._queue: deque[tuple[Shard, int]] = deque()
+        self._wanted = f"{num_workers} workers of {resources}"
+
+    def work(
+        self, shards: Sequence[Shard], on_counters: Callable[[Counters], None]
+    ) -> Iterator[dict[str, Any] | ShardFailure]:
+        self._queue.extend((shard, 1) for shard in shards)
+        heard = time.monotonic()
+        while self._queue or self._running:
+            while self._queue and self._idle:
+                shard, attempt = self._queue.popleft()
+                member = self._idle.pop()
+                self._running[member.actor.tokenize.remote(shard)] = (member, shard, attempt)
+            ready, _ = ray.wait([*self._running, *self._starting], timeout=_TICK_SECONDS)
+            for answer in ready:
+                if answer in self._starting:
+                    self._started(answer)
+                elif (outcome := self._ended(answer)) is not None:
+                    yield outcome
+            if ready or self._running:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _SILENCE_SECONDS:
+                heard = time.monotonic()
+                log.warning("no worker is ready yet: %s wanted, free are %s", self._wanted, ray.available_resources())
+            on_counters(self._count())
+
+    def dismiss(self) -> None:
+        for member in self._members:
+            ray.kill(member.actor)
+
+    def _started(self, answer: Any) -> None:
+        member = self._starting.pop(answer)
+        member.starts += 1
+        try:
+            ray.get(answer)
+        except RayError as error:
+            cause = _cause(error)
+            if not is_retryable(cause):
+                raise cause from None
+            if member.starts < self._max_attempts:
+                self._starting[member.actor.start.remote()] = member
+            elif not (self._starting or self._idle or self._running):
+                raise ShardError(f"no worker could start: {cause}") from None
+            else:
+                log.error("a worker could not start and is left out: %s", cause)
+        else:
+            self._idle.append(member)
+
+    def _ended(self, answer: Any) -> dict[str, Any] | ShardFailure | None:
+        member, shard, attempt = self._running.pop(answer)
+        self._idle.append(member)
+        try:
+            commit: dict[str, Any]
+            commit, member.counters = ray.get(answer)
+            member.asked = None  # an answer on its way would be older
+            return commit
+        except RayError as error:
+            cause = _cause(error)
+        if isinstance(cause, RayActorError):
+            member.was_lost()
+            cause = ShardError(f"its worker died: {' '.join(str(cause).split())[:500]}")
+        if attempt < self._max_attempts and is_retryable(cause):
+            log.warning("shard %s: attempt %d of %d failed: %s", shard.path, attempt, self._max_attempts, cause)
+            self._queue.append((shard, attempt + 1))
+            return None
+        return failure_of(shard, attempt, cause)
+
+    def _count(self) -> Counters:
+        for member in self._members:
+            member.take_answer()
+            if member.asked is None and member.starts:
+                member.asked = member.actor.counters.remote()
+        return sum((member.total() for member in self._members), Counters())
+
+
+def _cause(error: RayError) -> BaseException:
+    """The worker's own exception, where the error carries one."""
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        return cause if isinstance(cause, VidtokError) else ShardError(str(cause))
+    return error
+
+
+def _resources(executor: ExecutorConfig) -> dict[str, float]:
+    gpus = executor.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+    return {"num_cpus": executor.cpus_per_worker, "num_gpus": gpus}
+
+
+@contextmanager
+def _session(executor: ExecutorConfig) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address=executor.address, include_dashboard=None, logging_level=logging.WARNING)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"executor.address: no Ray cluster answers at {executor.address or 'auto'}: {error}"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

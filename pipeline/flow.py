@@ -1,0 +1,112 @@
+"""The page to read first: how one shard of videos becomes committed rows.
+
+    list_shards -> read_shard -> decode_video -> cut_clips -> batch_clips
+                -> encode -> build_rows -> write_part -> commit_shard
+
+Every stage is a generator that pulls from the one before it, so that a shard streams through in the memory of a
+batch and a part. `list_shards` runs once, in the driver (job.py); the rest is here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.batches import batch_clips
+from pipeline.clips import cut_clips
+from pipeline.config import JobConfig
+from pipeline.decode import DecodedFrame, decode_video
+from pipeline.encode import ClipEncoder, bytes_per_position, encode, num_positions
+from pipeline.progress import Counters
+from pipeline.records import Batch, Shard, Video
+from pipeline.rows import build_rows
+from pipeline.samples import read_shard
+from pipeline.shard_log import ShardLog
+from pipeline.storage import Store
+from vidtok_model import TokenizerConfig
+
+__all__ = ["Work", "tokenize_shard"]
+
+
+@dataclass(kw_only=True)
+class Work:
+    """What stays the same from shard to shard.
+
+    Attributes:
+        config: the job.
+        tokenizer_config: the model's configuration.
+        input: the root of the shards.
+        output: the root of the dataset.
+        encoder: the model, on its device.
+        schema: columns of a row.
+        provenance: what every part's footer says of how it was made.
+        counters: work done so far; updated as it is done.
+        on_progress: called after each batch.
+    """
+
+    config: JobConfig
+    tokenizer_config: TokenizerConfig
+    input: Store
+    output: Store
+    encoder: ClipEncoder
+    schema: pa.Schema
+    provenance: dict[str, Any]
+    counters: Counters = field(default_factory=Counters)
+    on_progress: Callable[[Counters], None] = lambda _: None
+
+
+def tokenize_shard(shard: Shard, work: Work, *, attempt_id: str) -> dict[str, Any]:
+    """Tokenizes one shard and commits it; whatever earlier attempts wrote is kept and not done again.
+
+    Args:
+        shard: which one.
+        work: the rest.
+        attempt_id: names this attempt, 32 hex digits.
+
+    Returns:
+        The commit (see ShardLog.commit).
+
+    Raises:
+        ShardError: the shard cannot be done now.
+        StorageError: a store failed.
+        CommitConflict: another result stands in the dataset.
+    """
+    log = ShardLog(work.output, shard, schema=work.schema, provenance=work.provenance, attempt_id=attempt_id)
+    while not _write_parts(shard, work, log):
+        pass  # another attempt's part was adopted: read again from its end
+    return log.commit()
+
+
+def _write_parts(shard: Shard, work: Work, log: ShardLog) -> bool:
+    """Goes through what is left of a shard; False where it met a part that another attempt wrote."""
+    job = work.config
+    position_bytes = bytes_per_position(work.tokenizer_config, logvar=job.rows.logvar)
+
+    def decode(video: Video) -> Iterator[DecodedFrame]:
+        return decode_video(video, job.clips, threads=job.executor.threads)
+
+    videos = read_shard(work.input, shard, start=log.position, seen=log.keys)
+    clips = cut_clips(videos, decode, clip_frames=job.clip_frames, clips=job.clips)
+    batches = batch_clips(
+        clips,
+        batch_size=job.executor.batch_size,
+        part_bytes=job.rows.part_bytes,
+        clip_bytes=lambda clip: num_positions(work.tokenizer_config, clip) * position_bytes,
+    )
+    encoded = encode(_counted(batches, work), work.encoder)
+    return all(log.append(part) for part in build_rows(encoded, logvar=job.rows.logvar))
+
+
+def _counted(batches: Iterator[Batch], work: Work) -> Iterator[Batch]:
+    counters = work.counters
+    for batch in batches:
+        yield batch  # comes back here when the batch is encoded
+        counters.clips += len(batch.clips)
+        counters.tokens += sum(num_positions(work.tokenizer_config, clip) for clip in batch.clips)
+        for end in batch.ends:
+            counters.videos += 1
+            counters.bytes_read += end.ref.size_bytes
+            if end.reject is not None:
+                counters.rejects[end.reject.error] += 1
+        work.on_progress(counters)

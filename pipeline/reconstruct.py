@@ -1,0 +1,95 @@
+"""The way back: a row becomes frames again, and frames a video file."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.records import Frames
+from pipeline.weights import Weights, load_weights
+from vidtok_model import TokenizerConfig, VideoTokenizer
+
+__all__ = ["clips_to_frames", "decode_row", "load_decoder", "write_video"]
+
+# Of the files that we write: fine enough for any frame time, and what MPEG itself uses.
+_TIME_BASE = Fraction(1, 90_000)
+
+
+def load_decoder(
+    description: Mapping[str, Any],
+    *,
+    checkpoint: str | None = None,
+    device: str = "cpu",
+    options: Mapping[str, Any] | None = None,
+) -> VideoTokenizer:
+    """The tokenizer that a dataset (or one part's footer) says it was made with, in float32.
+
+    Args:
+        description: dataset.json, or a part's footer.
+        checkpoint: where the weights lie now, if no longer where they were; they must be the same ones.
+        device: a torch device.
+        options: how to reach the checkpoint's store.
+
+    Raises:
+        ConfigError: the weights are gone, or other ones.
+    """
+    model = description["model"]
+    weights = Weights(checkpoint=model["checkpoint"], identity=model["weights"], seed=model["seed"])
+    config = TokenizerConfig.from_dict(model["config"])
+    return load_weights(config, weights, checkpoint=checkpoint, device=device, dtype=torch.float32, options=options)
+
+
+def decode_row(row: Mapping[str, Any], tokenizer: VideoTokenizer) -> Frames:
+    """Decodes one row's tokens or latents.
+
+    Args:
+        row: columns latent_t, latent_h, latent_w, num_frames, and tokens or latents.
+        tokenizer: the model that made it.
+
+    Returns:
+        uint8 RGB frames (T, H, W, 3). A version 1.0 causal model gives fewer than `num_frames` where these are a
+        multiple of its time factor: the last ones.
+    """
+    shape = (row["latent_t"], row["latent_h"], row["latent_w"])
+    device = next(tokenizer.parameters()).device
+    with torch.inference_mode():
+        if tokenizer.config.is_discrete:
+            tokens_BTHW = torch.tensor(row["tokens"], dtype=torch.int64, device=device).reshape(1, *shape)
+            clips = tokenizer.decode_tokens(tokens_BTHW)
+        else:
+            latents = np.frombuffer(row["latents"], "<f2").astype(np.float32)
+            latents_BCTHW = torch.from_numpy(latents).to(device).reshape(1, tokenizer.config.latent_channels, *shape)
+            clips = tokenizer.decode(latents_BCTHW)
+        frames: Frames = clips_to_frames(clips)[0][-row["num_frames"] :]
+        return frames
+
+
+def clips_to_frames(clips_BCTHW: torch.Tensor) -> Frames:
+    """The model's clips (B, 3, T, H, W) in [-1, 1] as uint8 RGB frames (B, T, H, W, 3)."""
+    pixels = ((clips_BCTHW.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 4, 1).cpu().numpy()
+
+
+def write_video(path: Path, frames_THWC: Frames, frame_seconds: npt.NDArray[np.float64]) -> None:
+    """Writes frames as an H.264 mp4, each at its own time.
+
+    Args:
+        path: a local file; replaced where it exists.
+        frames_THWC: uint8 RGB with even sides.
+        frame_seconds: rising times, one for each frame.
+    """
+    _, height, width, _ = frames_THWC.shape
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = _TIME_BASE
+        for pixels, seconds in zip(frames_THWC, frame_seconds - frame_seconds[0], strict=True):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = round(float(seconds) / _TIME_BASE), _TIME_BASE
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())

@@ -1,0 +1,165 @@
+"""What flows between the stages. One word for each thing; the flow itself is in flow.py."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Batch", "Clip", "Part", "Position", "Reject", "Shard", "SourceInfo", "Video", "VideoEnd", "VideoRef"]
+
+Frames = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One input tar.
+
+    Attributes:
+        shard_id: readable, unique in the input, safe as a file name.
+        path: the tar's path relative to the input's root.
+        size_bytes: its size when it was listed.
+        etag: what its store calls its content, or None.
+    """
+
+    shard_id: str
+    path: str
+    size_bytes: int
+    etag: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """A place between two samples of a shard, where reading can begin.
+
+    Attributes:
+        sample: how many samples lie before it.
+        offset: its byte offset in the tar, or None in a compressed tar, which can only be read from its start.
+    """
+
+    sample: int
+    offset: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRef:
+    """Which video it is.
+
+    Attributes:
+        shard_id: its shard.
+        source_shard: the shard's path relative to the input's root.
+        key: its sample's key.
+        occurrence: how many videos of the same key came before it in the shard.
+        size_bytes: size of the encoded video.
+        text: the sample's text and JSON members by extension.
+    """
+
+    shard_id: str
+    source_shard: str
+    key: str
+    occurrence: int
+    size_bytes: int
+    text: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reject:
+    """Why a video gives no rows."""
+
+    stage: str
+    error: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """One video as it was read.
+
+    Attributes:
+        ref: which one.
+        data: the encoded video; empty where it could not be read.
+        reject: set where reading it failed.
+        end: the place after its sample, or None where more videos of the same sample follow.
+    """
+
+    ref: VideoRef
+    data: bytes
+    reject: Reject | None = None
+    end: Position | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceInfo:
+    """What the container says of a video: pixels, frames a second (0 where it does not say), codec."""
+
+    width: int
+    height: int
+    fps: float
+    codec: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A window of frames of one video.
+
+    Attributes:
+        ref: the video.
+        source: its size, rate and codec.
+        clip_index: its number in the video, from 0.
+        frames_THWC: uint8 RGB, padded at the end to the clip's length.
+        frame_seconds: presentation time of each frame from the video's first, repeated where padded.
+        duration_seconds: from the first frame's time to the end of the last real one.
+        num_padded_frames: how many frames at the end repeat the last real one.
+        flags: what was unusual.
+    """
+
+    ref: VideoRef
+    source: SourceInfo
+    clip_index: int
+    frames_THWC: Frames
+    frame_seconds: npt.NDArray[np.float64]
+    duration_seconds: float
+    num_padded_frames: int
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoEnd:
+    """Follows a video's clips. With a reject, the clips that came before it are dropped."""
+
+    ref: VideoRef
+    reject: Reject | None
+    end: Position | None
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Clips of one size to encode at once, and what else happened up to here.
+
+    Attributes:
+        clips: at most batch_size clips; none where only ends are carried.
+        ends: videos that ended since the batch before.
+        closes_part: whether the part ends here. All its clips are in batches up to this one.
+    """
+
+    clips: list[Clip]
+    ends: list[VideoEnd]
+    closes_part: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The rows and rejects of a range of samples, before they are written.
+
+    Attributes:
+        rows: one mapping of column to value for each clip, in the order of the videos.
+        rejects: one mapping of column to value for each rejected video.
+        num_videos: input videos in the range.
+        video_bytes: their encoded size.
+        end: the place after the last one.
+    """
+
+    rows: list[dict[str, object]]
+    rejects: list[dict[str, object]]
+    num_videos: int
+    video_bytes: int
+    end: Position

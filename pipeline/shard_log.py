@@ -1,0 +1,170 @@
+"""A shard's parts as a log, and the commit that makes them final.
+
+The first writer of a part wins; whoever finds or meets it adopts it and goes on from its end. So attempts that
+rejected different videos still give one chain, each video once.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import CommitConflict
+from pipeline.parts import StoredPart, describe_part, part_bytes, rejects_bytes
+from pipeline.records import Part, Position, Shard
+from pipeline.rows import FORMAT_VERSION
+from pipeline.statistics import channel_sums, merge_channel_sums
+from pipeline.storage import Store
+
+__all__ = ["COMMITS", "ShardLog", "commit_path"]
+
+COMMITS = "_commits/"
+
+
+def commit_path(shard_id: str) -> str:
+    """Where a shard's commit stands below the dataset's root."""
+    return f"{COMMITS}{shard_id}.json"
+
+
+class ShardLog:
+    """The parts of one shard in one dataset, as far as they are written."""
+
+    def __init__(
+        self, store: Store, shard: Shard, *, schema: pa.Schema, provenance: dict[str, Any], attempt_id: str
+    ) -> None:
+        """Adopts the parts that earlier attempts left.
+
+        Args:
+            store: the dataset's root.
+            shard: which shard.
+            schema: columns of a row.
+            provenance: fingerprint, model and versions, as every part's footer repeats them.
+            attempt_id: names this attempt at this shard, of fixed length.
+
+        Raises:
+            CommitConflict: what stands there is no chain of ours.
+            StorageError: the store failed.
+        """
+        self.parts: list[StoredPart] = []
+        self._store = store
+        self._shard = shard
+        self._schema = schema
+        self._provenance = provenance
+        self._attempt_id = attempt_id
+        for info in store.list(f"data/{shard.shard_id}-p"):
+            if info.path != self._next_name():
+                raise CommitConflict(f"{info.path}: expected {self._next_name()} next; the chain of parts has a hole")
+            self._adopt(info.path)
+
+    @property
+    def position(self) -> Position:
+        """Where the next part begins."""
+        return self.parts[-1].end if self.parts else Position(sample=0, offset=self._first_offset)
+
+    @property
+    def keys(self) -> Counter[str]:
+        """Videos so far, by source key."""
+        return sum((part.keys for part in self.parts), Counter())
+
+    @property
+    def _first_offset(self) -> int | None:
+        return 0 if self._shard.path.endswith(".tar") else None
+
+    def _next_name(self) -> str:
+        return f"data/{self._shard.shard_id}-p{len(self.parts):03d}.parquet"
+
+    def append(self, part: Part) -> bool:
+        """Writes the next part, unless someone else wrote one of that name; then adopts theirs.
+
+        Returns:
+            True where `part` is in the log now; False where another is, and reading goes on from `position`.
+        """
+        name = self._next_name()
+        data = part_bytes(part, self._schema, self._footer(part))
+        if self._store.put_if_absent(name, data):
+            self.parts.append(describe_part(name, data))
+            return True
+        return self._adopt(name).footer["attempt_id"] == self._attempt_id  # ours: the answer was lost
+
+    def commit(self) -> dict[str, Any]:
+        """Writes the rejects and then the commit, from the parts' footers alone; returns the commit.
+
+        Raises:
+            CommitConflict: another commit stands there.
+        """
+        record = self._record()
+        data = json.dumps(record, ensure_ascii=False, indent=1).encode()
+        path = commit_path(self._shard.shard_id)
+        if not self._store.put_if_absent(path, data):
+            standing = json.loads(self._store.read(path))
+            if standing != record:
+                raise CommitConflict(f"{path}: another commit of {self._shard.path} stands there")
+        return record
+
+    def _adopt(self, name: str) -> StoredPart:
+        part = describe_part(name, self._store.read(name))
+        expected = {"fingerprint": self._provenance["fingerprint"], "source": self._source()}
+        for field, value in expected.items():
+            if part.footer[field] != value:
+                raise CommitConflict(f"{name}: its {field} is {part.footer[field]}, expected {value}")
+        if part.start != self.position:
+            raise CommitConflict(f"{name}: begins at {part.start}, expected {self.position}")
+        self.parts.append(part)
+        return part
+
+    def _source(self) -> dict[str, Any]:
+        return {"path": self._shard.path, "size_bytes": self._shard.size_bytes, "etag": self._shard.etag}
+
+    def _footer(self, part: Part) -> dict[str, Any]:
+        start = self.position
+        return {
+            "attempt_id": self._attempt_id,
+            "shard_id": self._shard.shard_id,
+            "source": self._source(),
+            "range": {
+                "start": {"sample": start.sample, "offset": start.offset},
+                "end": {"sample": part.end.sample, "offset": part.end.offset},
+            },
+            "videos": part.num_videos,
+            "video_bytes": part.video_bytes,
+            "rejects": part.rejects,
+            "statistics": channel_sums(part.rows),
+            **self._provenance,
+        }
+
+    def _record(self) -> dict[str, Any]:
+        rejects = [reject for part in self.parts for reject in part.footer["rejects"]]
+        statistics = None
+        for part in self.parts:
+            statistics = merge_channel_sums(statistics, part.footer["statistics"])
+        return {
+            "format_version": FORMAT_VERSION,
+            "shard_id": self._shard.shard_id,
+            "fingerprint": self._provenance["fingerprint"],
+            "source": self._source(),
+            "parts": [
+                {"path": part.name, "size_bytes": part.size_bytes, "rows": part.num_rows, "sha256": part.sha256}
+                for part in self.parts
+            ],
+            "rejects": self._write_rejects(rejects) if rejects else None,
+            "rejects_by_class": dict(sorted(Counter(reject["error"] for reject in rejects).items())),
+            "videos": sum(part.footer["videos"] for part in self.parts),
+            "video_bytes": sum(part.footer["video_bytes"] for part in self.parts),
+            "rows": sum(part.num_rows for part in self.parts),
+            "tokens": sum(part.num_tokens for part in self.parts),
+            "statistics": statistics,
+        }
+
+    def _write_rejects(self, rejects: list[dict[str, Any]]) -> dict[str, Any]:
+        path = f"rejects/{self._shard.shard_id}.parquet"
+        data = rejects_bytes(rejects)
+        if not self._store.put_if_absent(path, data) and self._store.read(path) != data:
+            raise CommitConflict(f"{path}: other rejects than those of the parts' footers stand there")
+        return {
+            "path": path,
+            "size_bytes": len(data),
+            "rows": len(rejects),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }

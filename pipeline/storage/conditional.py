@@ -1,0 +1,58 @@
+"""Put-if-absent in one step, the only write that commits rely on."""
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pipeline.storage.faults import is_refused_condition
+
+__all__ = ["create", "create_local"]
+
+# Below twice this size s3fs sends one PUT. A multipart upload would not do: not every store honours the
+# condition when it is completed.
+_ONE_REQUEST_BYTES = 2 * 2**30
+
+
+def create(filesystem: Any, path: str, data: bytes) -> bool:
+    """Writes to an object store on the condition that the name is free; False where it is taken."""
+    try:
+        if hasattr(filesystem, "call_s3"):
+            filesystem.pipe_file(path, data, mode="create", chunksize=_ONE_REQUEST_BYTES)
+        else:
+            filesystem.pipe_file(path, data, mode="create")
+    except Exception as error:  # told apart at once; whatever is not a refusal goes on up
+        if is_refused_condition(error):
+            return False
+        raise
+    return True
+
+
+def create_local(root: str, path: str, data: bytes) -> bool:
+    """Writes below a local folder: a whole file under another name, then a hard link that fails if the name exists."""
+    final = Path(root, path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the data but outside what a reader's glob sees, and on the same file system, as a link needs.
+    scratch = Path(root, "_tmp")
+    scratch.mkdir(exist_ok=True)
+    name = scratch / uuid.uuid4().hex
+    try:
+        with name.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(name, final)
+        _sync_folder(final.parent)
+    except FileExistsError:
+        return False
+    finally:
+        name.unlink(missing_ok=True)
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,84 @@
+"""One worker: a tokenizer on one device, and one shard after another."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline.config import JobConfig
+from pipeline.encode import TORCH_DTYPES, ClipEncoder
+from pipeline.flow import Work, tokenize_shard
+from pipeline.progress import Counters
+from pipeline.records import Shard
+from pipeline.rows import row_schema
+from pipeline.shards import input_root
+from pipeline.storage import open_store
+from pipeline.weights import Weights, load_weights
+
+__all__ = ["ShardWorker", "WorkOrder"]
+
+_PROVENANCE = ("format_version", "fingerprint", "plan", "model", "versions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkOrder:
+    """What a worker needs to know of a job; small, and sent to each worker once.
+
+    Attributes:
+        config: the job.
+        description: what dataset.json says.
+    """
+
+    config: JobConfig
+    description: dict[str, Any]
+
+
+class ShardWorker:
+    """Does shards, in the process it is made in."""
+
+    def __init__(self, order: WorkOrder, on_progress: Callable[[Counters], None] = lambda _: None) -> None:
+        """Loads the tokenizer, onto the first GPU that this process sees, else onto the CPU.
+
+        Raises:
+            ConfigError: the weights are gone or other ones.
+            StorageError: a store cannot be reached.
+        """
+        job = order.config
+        self._threads = job.executor.threads
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        options = job.storage.input.model_dump()
+        model = order.description["model"]
+        weights = Weights(checkpoint=model["checkpoint"], identity=model["weights"], seed=model["seed"])
+        tokenizer = load_weights(
+            job.model.tokenizer_config(),
+            weights,
+            checkpoint=job.model.checkpoint,
+            device=device,
+            dtype=TORCH_DTYPES[job.model.dtype],
+            options=options,
+        )
+        run = {"device": device, "threads": self._threads, "batch_size": job.executor.batch_size}
+        self._work = Work(
+            config=job,
+            tokenizer_config=tokenizer.config,
+            input=open_store(input_root(job.input.shards), options),
+            output=open_store(job.output, job.storage.output.model_dump()),
+            encoder=ClipEncoder(tokenizer, device=device, dtype=job.model.dtype, batch_size=job.executor.batch_size),
+            schema=row_schema(is_discrete=tokenizer.config.is_discrete, logvar=job.rows.logvar),
+            # Where the input lies may change; what the rows are, and how to decode them, may not.
+            provenance={**{name: order.description[name] for name in _PROVENANCE}, "run": run},
+            on_progress=on_progress,
+        )
+
+    @property
+    def counters(self) -> Counters:
+        """Work done so far."""
+        return self._work.counters
+
+    def tokenize(self, shard: Shard) -> dict[str, Any]:
+        """Tokenizes and commits one shard; returns the commit. See `tokenize_shard` for what it raises."""
+        # Part of what makes two runs give the same bits. Set here because PyTorch keeps it for each thread.
+        torch.set_num_threads(self._threads)
+        return tokenize_shard(shard, self._work, attempt_id=uuid.uuid4().hex)

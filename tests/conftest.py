@@ -1,0 +1,71 @@
+"""What holds for every test: a known environment, and no real account within reach."""
+
+import os
+from pathlib import Path
+
+# The environment is set here, at import, before a test module imports torch or Ray, which read it once. Child processes
+# inherit it.
+_ENVIRONMENT = {
+    # Sums depend on how they are split over threads: the same everywhere, and no more than a small CI machine has.
+    "OMP_NUM_THREADS": "2",
+    "MKL_NUM_THREADS": "2",
+    # Unset, Ray turns token authentication on where it finds a token in the home folder.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    # The behaviour that Ray announces for actors without GPUs; it warns until told.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # S3 clients want some credentials, and must not find real ones.
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+# What would lead a test to somebody's cluster, bucket or account. Prefixes.
+_FORGOTTEN = (
+    "AWS_CONTAINER_",
+    "AWS_ENDPOINT_URL",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_ROLE_",
+    "AWS_SECURITY_TOKEN",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_",
+    "AZURE_",
+    "FSSPEC_",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "RAY_ADDRESS",
+    "RAY_AUTH_TOKEN",
+)
+for _name in [name for name in os.environ if name.startswith(_FORGOTTEN)]:
+    del os.environ[_name]
+os.environ.update(_ENVIRONMENT)
+
+import hypothesis  # noqa: E402  (after the environment)
+import pytest  # noqa: E402
+
+from tests.support import ROOT, require, required_names  # noqa: E402
+
+# No deadline for one example: machines are shared, and pytest-timeout has the last word. In CI, the same examples each
+# time.
+hypothesis.settings.register_profile("vidtok", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("vidtok")
+
+
+def pytest_configure() -> None:
+    """Refuse a misspelt VIDTOK_REQUIRE at once."""
+    required_names()
+
+
+@pytest.fixture(scope="session")
+def shared_videos() -> Path:
+    """The folder of real clips beside the checkout; tests that ask for it are skipped where it is missing."""
+    folder = ROOT.parent / "shared" / "videos"
+    require("shared-videos", folder.is_dir(), f"no folder {folder}")
+    return folder

@@ -1,0 +1,77 @@
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from tests.jobs_for_tests import pack_real_clips
+from tests.support import require_module
+
+# Ray's logical cores: more than a small machine has, so that three actors find a place on it.
+RAY_CORES = 4
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray for all tests of this folder: the executor joins it and leaves it running."""
+    ray.init(num_cpus=RAY_CORES, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def real_shards(shared_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real clips in three local shards."""
+    return pack_real_clips(shared_videos, tmp_path_factory.mktemp("real") / "shards")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a test's input and output lie."""
+
+    shards: str
+    storage: dict[str, Any]
+    new_output: Callable[[], str]
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server of moto's, in this process."""
+    require_module("s3fs")
+    require_module("moto")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def bucket(s3_endpoint: str) -> str:
+    """The name of a bucket on `s3_endpoint`."""
+    import boto3
+
+    boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(Bucket="corpus")
+    return "corpus"
+
+
+@pytest.fixture(scope="session", params=["local", "s3"])
+def place(request: pytest.FixtureRequest, real_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The real shards and room for datasets: on the local disk, and on S3."""
+    numbers = itertools.count()
+    if request.param == "local":
+        folder = tmp_path_factory.mktemp("datasets")
+        return Place(str(real_shards / "{000..002}.tar"), {}, lambda: str(folder / f"dataset{next(numbers)}"))
+    import boto3
+
+    endpoint, name = request.getfixturevalue("s3_endpoint"), request.getfixturevalue("bucket")
+    client = boto3.client("s3", endpoint_url=endpoint)
+    for path in sorted(real_shards.iterdir()):
+        client.upload_file(str(path), name, f"shards/{path.name}")
+    side = {"endpoint_url": endpoint}
+    return Place(f"s3://{name}/shards/", {"input": side, "output": side}, lambda: f"s3://{name}/dataset{next(numbers)}")

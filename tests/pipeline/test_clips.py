@@ -1,0 +1,96 @@
+"""Windows: which frames stand in which clip."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.clips import cut_clips, cut_video
+from pipeline.config import ClipsConfig
+from pipeline.decode import DecodedFrame
+from pipeline.errors import SampleError
+from pipeline.records import Clip, Position, Reject, SourceInfo, Video, VideoEnd, VideoRef
+
+REF = VideoRef(shard_id="s", source_shard="s.tar", key="k", occurrence=0, size_bytes=1)
+SOURCE = SourceInfo(width=4, height=4, fps=10.0, codec="h264")
+
+
+def frames(count: int) -> list[DecodedFrame]:
+    return [
+        DecodedFrame(
+            pixels_HWC=np.full((2, 2, 3), number, np.uint8),
+            seconds=number / 10,
+            duration_seconds=0.1,
+            source=SOURCE,
+            flags=(),
+        )
+        for number in range(count)
+    ]
+
+
+def windows(count: int, **clips: object) -> list[list[int]]:
+    """The numbers of the real frames of each clip."""
+    config = ClipsConfig.model_validate(clips)
+    cut = list(cut_video(frames(count), REF, clip_frames=4, clips=config))
+    for number, clip in enumerate(cut):
+        assert clip.clip_index == number and clip.frames_THWC.shape == (4, 2, 2, 3)
+    return [list(clip.frames_THWC[: 4 - clip.num_padded_frames, 0, 0, 0]) for clip in cut]
+
+
+@pytest.mark.parametrize(
+    ("count", "clips", "expected"),
+    [
+        (8, {}, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (9, {}, [[0, 1, 2, 3], [4, 5, 6, 7], [8]]),
+        (9, {"tail": "drop"}, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (2, {}, [[0, 1]]),
+        (4, {"stride": 2}, [[0, 1, 2, 3]]),
+        (5, {"stride": 2}, [[0, 1, 2, 3], [2, 3, 4]]),
+        (6, {"stride": 2}, [[0, 1, 2, 3], [2, 3, 4, 5]]),
+        (5, {"stride": 1}, [[0, 1, 2, 3], [1, 2, 3, 4]]),
+        (7, {"stride": 3}, [[0, 1, 2, 3], [3, 4, 5, 6]]),
+        (8, {"stride": 3}, [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7]]),
+        (8, {"stride": 3, "tail": "drop"}, [[0, 1, 2, 3], [3, 4, 5, 6]]),
+    ],
+)
+def test_windows(count: int, clips: dict[str, object], expected: list[list[int]]) -> None:
+    assert windows(count, **clips) == expected
+
+
+@given(count=st.integers(1, 40), stride=st.integers(1, 4))
+def test_padding_loses_no_frame_and_starts_on_the_stride(count: int, stride: int) -> None:
+    cut = windows(count, stride=stride)
+    assert sorted({number for window in cut for number in window}) == list(range(count))
+    assert [window[0] for window in cut] == [stride * number for number in range(len(cut))]
+
+
+def test_padding_repeats_the_last_frame_and_its_time() -> None:
+    (clip,) = cut_video(frames(2), REF, clip_frames=4, clips=ClipsConfig())
+    assert clip.frames_THWC[:, 0, 0, 0].tolist() == [0, 1, 1, 1]
+    assert clip.frame_seconds.tolist() == [0.0, 0.1, 0.1, 0.1]
+    assert (clip.num_padded_frames, clip.duration_seconds) == (2, pytest.approx(0.2))
+
+
+def test_nothing_left_by_drop_is_too_short() -> None:
+    with pytest.raises(SampleError, match="3 frames after sampling, a clip has 4") as caught:
+        windows(3, tail="drop")
+    assert caught.value.error == "too_short"
+
+
+def test_a_failing_video_ends_with_its_reason_and_the_next_goes_on() -> None:
+    def decode(video: Video) -> object:
+        yield from frames(5)
+        if video.data == b"bad":
+            raise SampleError("decode", "unreadable", "broken at frame 5")
+
+    position = Position(sample=1, offset=512)
+    videos = [
+        Video(ref=REF, data=b"bad", end=None),
+        Video(ref=REF, data=b"good", end=position),
+        Video(ref=REF, data=b"", reject=Reject(stage="read", error="no_video", message="m"), end=position),
+    ]
+    items = list(cut_clips(videos, decode, clip_frames=4, clips=ClipsConfig()))  # type: ignore[arg-type]
+    kinds = ["clip" if isinstance(item, Clip) else item.reject.error if item.reject else "end" for item in items]
+    assert kinds == ["clip", "unreadable", "clip", "clip", "end", "no_video"]
+    ends = [item for item in items if isinstance(item, VideoEnd)]
+    assert [end.end for end in ends] == [None, position, position]

@@ -1,0 +1,268 @@
+"""The building blocks, all on one layout of activations.
+
+Shape suffixes: B batch, T frames, H height, W width, C channels (I in, O out); N is B*T, P is H*W. A name as `x_BTHWC`
+says the order in memory too: activations are contiguous (B, T, H, W, C) from the first layer to the last. The same
+bytes are (B*T, C, H, W) in channels-last for a 2D convolution, (B, C, T, H*W) in channels-last for one along time, and
+(B, C, T, H, W) in channels-last-3d for a 3D one, so each operation gets the form it is fast in as a view. LayerNorm
+finds its channels on the last axis, where it wants them.
+
+Views are made by `view`, which raises rather than copy. Convolutions give back channels-last what they were given
+channels-last; a backend that doesn't (PyTorch's own kernel for the tiniest 3D inputs, say) costs a copy in `_to_layout`
+and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vidtok_model.config import TimePadding
+
+_NORM_EPSILON = 1e-6
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of each position; its weights are named `norm.weight` and `norm.bias`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=_NORM_EPSILON)
+
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        """Gives x normalised, in the same shape."""
+        norm = self.norm
+        return F.layer_norm(x_BTHWC, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+class Conv(nn.Module):
+    """A convolution over (H, W), T or (T, H, W), by the number of its kernel's axes.
+
+    Height and width are padded with zeros so that they stay (`pad_space`), time likewise with `pad_time`; a caller that
+    wants another padding pads the input itself.
+
+    Args:
+        in_channels: I.
+        out_channels: O.
+        kernel: Its extent: (H, W), (T,) or (T, H, W).
+        stride: Along time for (T, H, W) kernels, along height and width for (H, W) ones.
+        pad_space: Whether to pad height and width by half the kernel.
+        pad_time: Whether to pad time by half the kernel at both ends.
+        zero: Whether to start with all weights zero, rather than with PyTorch's default.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, ...],
+        *,
+        stride: int = 1,
+        pad_space: bool = True,
+        pad_time: bool = False,
+        zero: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.time_padding = kernel[0] // 2 if pad_time else 0
+        self.space_padding = kernel[-1] // 2 if pad_space else 0
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *kernel))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+        self._initialize(zero)
+
+    def _initialize(self, zero: bool) -> None:
+        if zero:
+            nn.init.zeros_(self.weight)
+            nn.init.zeros_(self.bias)
+            return
+        # What torch.nn's convolutions do: uniform with bound 1/sqrt(fan in), for weight and bias.
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        """Gives (B, T', H', W', O)."""
+        kernel_axes = self.weight.ndim - 2
+        if math.prod(self.weight.shape[2:]) == 1:
+            # A kernel of one position is a matrix product on the last axis.
+            return F.linear(x_BTHWC, self.weight.flatten(1), self.bias)
+        if kernel_axes == 1:
+            return self._along_time(x_BTHWC)
+        return self._along_space(x_BTHWC) if kernel_axes == 2 else self._along_both(x_BTHWC)
+
+    def _along_space(self, x_BTHWC: Tensor) -> Tensor:
+        B, T, H, W, C = x_BTHWC.shape
+        x_NCHW = x_BTHWC.view(B * T, H, W, C).permute(0, 3, 1, 2)
+        y_NCHW = F.conv2d(x_NCHW, self.weight, self.bias, stride=self.stride, padding=self.space_padding)
+        y_NHWC = _to_layout(y_NCHW, (0, 2, 3, 1))
+        return y_NHWC.view(B, T, *y_NHWC.shape[1:])
+
+    def _along_time(self, x_BTHWC: Tensor) -> Tensor:
+        B, T, H, W, C = x_BTHWC.shape
+        x_BCTP = x_BTHWC.view(B, T, H * W, C).permute(0, 3, 1, 2)
+        y_BCTP = F.conv2d(x_BCTP, self.weight.unsqueeze(-1), self.bias, padding=(self.time_padding, 0))
+        y_BTPC = _to_layout(y_BCTP, (0, 2, 3, 1))
+        return y_BTPC.view(B, y_BTPC.shape[1], H, W, -1)
+
+    def _along_both(self, x_BTHWC: Tensor) -> Tensor:
+        x_BCTHW = x_BTHWC.permute(0, 4, 1, 2, 3)
+        space = self.space_padding
+        y_BCTHW = F.conv3d(
+            x_BCTHW, self.weight, self.bias, stride=(self.stride, 1, 1), padding=(self.time_padding, space, space)
+        )
+        return _to_layout(y_BCTHW, (0, 2, 3, 4, 1))
+
+
+def _to_layout(y: Tensor, order: tuple[int, ...]) -> Tensor:
+    """The channels of `y` moved last; a view, unless the backend gave some other layout than channels-last."""
+    return y.permute(order).contiguous()
+
+
+class TimePad(nn.Module):
+    """The padding in time that a layer can't leave to its convolution: the one place where layers add frames.
+
+    It holds no weights. Whoever feeds a clip in pieces replaces what stands in front here by the frames last seen.
+
+    Args:
+        frames: How many.
+        padding: Where, and what.
+    """
+
+    def __init__(self, frames: int, padding: TimePadding) -> None:
+        super().__init__()
+        self.frames = frames
+        self.padding = padding
+
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        """Gives x with `frames` more frames: in front if causal, else behind."""
+        first_BTHWC = x_BTHWC[:, :1]
+        if self.padding == "first_frame_in_front":
+            return torch.cat([first_BTHWC.expand(-1, self.frames, -1, -1, -1), x_BTHWC], dim=1)
+        zeros_BTHWC = first_BTHWC.new_zeros(1).expand(x_BTHWC.shape[0], self.frames, *x_BTHWC.shape[2:])
+        pieces = [zeros_BTHWC, x_BTHWC] if self.padding == "zeros_in_front" else [x_BTHWC, zeros_BTHWC]
+        return torch.cat(pieces, dim=1)
+
+
+class CausalConv(nn.Module):
+    """A convolution whose output at frame t sees frame t and earlier ones.
+
+    Args:
+        pad: What goes in front; None where the caller has seen to that, or the kernel is one frame long.
+        conv: The convolution; its weights are named `conv.weight` and `conv.bias`.
+    """
+
+    def __init__(self, pad: TimePad | None, conv: Conv) -> None:
+        super().__init__()
+        self.pad = pad
+        self.conv = conv
+
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        """Gives (B, T', H', W', O)."""
+        y_BTHWC: Tensor = self.conv(x_BTHWC if self.pad is None else self.pad(x_BTHWC))
+        return y_BTHWC
+
+
+def time_conv(
+    in_channels: int,
+    out_channels: int,
+    kernel: tuple[int, ...],
+    padding: TimePadding,
+    *,
+    stride: int = 1,
+    padded: bool = True,
+    zero: bool = False,
+) -> nn.Module:
+    """A convolution over T or (T, H, W) that pads time as the model does, under the published names.
+
+    Args:
+        in_channels: I.
+        out_channels: O.
+        kernel: (T,) or (T, H, W).
+        padding: The model's rule.
+        stride: Along time.
+        padded: False where the caller pads time itself.
+        zero: Whether to start with all weights zero.
+    """
+    padded = padded and kernel[0] > 1
+    both_sides = padding == "zeros_on_both_sides"
+    conv = Conv(in_channels, out_channels, kernel, stride=stride, pad_time=padded and both_sides, zero=zero)
+    if both_sides:
+        return conv
+    return CausalConv(TimePad(kernel[0] - 1, padding) if padded else None, conv)
+
+
+class ResidualBlock(nn.Module):
+    """norm, swish, convolution, twice; plus the input.
+
+    Args:
+        in_channels: I.
+        out_channels: O. Where it differs from I, a 1x1 convolution takes the input to the new width.
+        conv1: I -> O.
+        conv2: O -> O.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, conv1: nn.Module, conv2: nn.Module) -> None:
+        super().__init__()
+        self.norm1 = ChannelNorm(in_channels)
+        self.conv1 = conv1
+        self.norm2 = ChannelNorm(out_channels)
+        self.conv2 = conv2
+        self.nin_shortcut = Conv(in_channels, out_channels, (1, 1)) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        """Gives (B, T, H, W, O)."""
+        h_BTHWC: Tensor = self.conv1(swish(self.norm1(x_BTHWC)))
+        h_BTHWC = self.conv2(swish(self.norm2(h_BTHWC)))
+        return add(h_BTHWC, self.nin_shortcut(x_BTHWC))
+
+
+def spatial_block(in_channels: int, out_channels: int) -> ResidualBlock:
+    """A residual block on every frame alone."""
+    conv1 = Conv(in_channels, out_channels, (3, 3))
+    return ResidualBlock(in_channels, out_channels, conv1, Conv(out_channels, out_channels, (3, 3)))
+
+
+def temporal_block(channels: int, padding: TimePadding) -> ResidualBlock:
+    """A residual block on every pixel alone, along time. It starts as the identity."""
+    conv1, conv2 = (time_conv(channels, channels, (3,), padding, zero=zero) for zero in (False, True))
+    return ResidualBlock(channels, channels, conv1, conv2)
+
+
+def volume_block(channels: int, padding: TimePadding) -> ResidualBlock:
+    """A residual block over time, height and width."""
+    conv1, conv2 = (time_conv(channels, channels, (3, 3, 3), padding) for _ in range(2))
+    return ResidualBlock(channels, channels, conv1, conv2)
+
+
+class FrameAttention(nn.Module):
+    """Single-head softmax attention among the positions of each frame; plus the input."""
+
+    def __init__(self, channels: int, padding: TimePadding) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.q, self.k, self.v, self.proj_out = (
+            time_conv(channels, channels, (1, 1, 1), padding, padded=False) for _ in range(4)
+        )
+
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        """Gives the shape of x."""
+        B, T, H, W, C = x_BTHWC.shape
+        h_BTHWC: Tensor = self.norm(x_BTHWC)
+        # One head, whose scale C**-0.5 is what scaled_dot_product_attention takes by itself.
+        q, k, v = (project(h_BTHWC).view(B * T, 1, H * W, C) for project in (self.q, self.k, self.v))
+        h_BTHWC = F.scaled_dot_product_attention(q, k, v).reshape(B, T, H, W, C)
+        return add(self.proj_out(h_BTHWC), x_BTHWC)
+
+
+def swish(x: Tensor) -> Tensor:
+    """The swish x * sigmoid(x), over x itself: that is always a norm's fresh output, which nothing else holds."""
+    # A second buffer would cost more than the sum: the memory of a large one is new to the process each time.
+    return F.silu(x, inplace=True)
+
+
+def add(fresh: Tensor, x: Tensor) -> Tensor:
+    """The sum fresh + x, over `fresh` where the types allow: a convolution's output, which nothing else holds."""
+    # Under autocast the two may differ; then the sum has the wider type.
+    return fresh.add_(x) if fresh.dtype == x.dtype else fresh + x

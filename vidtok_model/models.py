@@ -1,0 +1,82 @@
+"""The 23 released models by name."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from vidtok_model.config import TokenizerConfig
+
+# Compression in time, height and width -> the fields that bring it about, where they aren't the defaults (4x8x8).
+_GEOMETRIES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
+    "488": {},
+    "41616": {
+        "channel_multipliers": (1, 2, 4, 4, 4),
+        "spatial_down_levels": (0, 1, 2, 3),
+        "temporal_down_levels": (2, 3),
+        "spatial_up_levels": (1, 2, 3, 4),
+    },
+    "288": {"temporal_down_levels": (1,), "temporal_up_levels": (2,)},
+    "444": {"spatial_down_levels": (1, 2), "spatial_up_levels": (1, 2)},
+    "888": {"temporal_down_levels": (0, 1, 2), "temporal_up_levels": (1, 2, 3)},
+}
+
+# Family, geometry, then the sizes released as version 1.0 and as 1.1. A KL model's size is its latent channels, an FSQ
+# model's its codebook; every channel of a codebook has 8 levels.
+_RELEASES: tuple[tuple[str, str, tuple[int, ...], tuple[int, ...]], ...] = (
+    ("kl_causal", "488", (4, 8, 16), (4, 16)),
+    ("kl_causal", "41616", (4,), (16,)),
+    ("kl_causal", "288", (8,), (8,)),
+    ("kl_causal", "444", (4,), ()),
+    ("kl_noncausal", "488", (4, 16), ()),
+    ("kl_noncausal", "41616", (4, 16), ()),
+    ("fsq_causal", "488", (262144, 32768, 4096), (32768,)),
+    ("fsq_causal", "41616", (262144,), (262144,)),
+    ("fsq_causal", "888", (), (32768,)),
+    ("fsq_noncausal", "488", (262144,), ()),
+    ("fsq_noncausal", "41616", (262144,), ()),
+)
+_LEVELS_PER_CHANNEL = 8
+
+
+def _released_models() -> dict[str, TokenizerConfig]:
+    models: dict[str, TokenizerConfig] = {}
+    for family, geometry, *sizes_of_versions in _RELEASES:
+        regularizer, _, causality = family.partition("_")
+        for version, sizes in zip(("1.0", "1.1"), sizes_of_versions, strict=True):
+            for size in sizes:
+                discrete = regularizer == "fsq"
+                # The number of base-8 digits of a token is the number of channels: 8**5 = 32768.
+                channels = round(math.log(size, _LEVELS_PER_CHANNEL)) if discrete else size
+                name = f"vidtok_{family}_{geometry}_{size}{'' if discrete else 'chn'}"
+                name += "_v1_1" if version == "1.1" else ""
+                models[name] = TokenizerConfig.from_dict(
+                    {
+                        "name": name,
+                        "latent_channels": channels,
+                        "is_causal": causality == "causal",
+                        "version": version,
+                        "fsq_levels": (_LEVELS_PER_CHANNEL,) * channels if discrete else (),
+                        **_GEOMETRIES[geometry],
+                    }
+                )
+    return models
+
+
+MODELS: Mapping[str, TokenizerConfig] = MappingProxyType(_released_models())
+"""The 23 released models by their published names."""
+
+
+def get_config(name: str) -> TokenizerConfig:
+    """The released model of that name.
+
+    Raises:
+        ValueError: If there is none; the message gives the names nearest to it.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    near = difflib.get_close_matches(str(name), MODELS, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the models are {', '.join(MODELS)}"
+    raise ValueError(f"unknown model {name!r}: {hint}")
