@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -89,7 +89,7 @@ def _show_rows(console: Console, dataset: Dataset, rows: int) -> None:
     for path in dataset.parts():
         if left <= 0:
             break
-        with dataset.store.open(path) as raw, pq.ParquetFile(raw) as file:
+        with dataset.store.open(path) as raw, pq.ParquetFile(cast("IO[bytes]", raw)) as file:
             batch = next(file.iter_batches(batch_size=left, columns=_SHOWN), None)
         for row in batch.to_pylist() if batch else []:
             latent = f"{row['latent_t']}x{row['latent_h']}x{row['latent_w']}"
@@ -120,4 +120,4 @@ def decode_to_file(
         write_video(target, frames[:real], seconds[:real])
     except OSError as error:
         raise ConfigError(f"--out {target}: cannot be written: {error.strerror or error}") from None
-    return real
+    return int(real)

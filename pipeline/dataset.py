@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +23,12 @@ __all__ = ["DATASET_FILE", "Dataset", "fingerprint", "plan_difference", "read_in
 DATASET_FILE = "dataset.json"
 _INPUTS = "inputs/00000.parquet"
 _INPUT_SCHEMA = pa.schema(
-    [("shard_id", pa.string()), ("path", pa.string()), ("size_bytes", pa.int64()), ("etag", pa.string())]
+    [
+        ("shard_id", pa.string()),
+        ("path", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("etag", pa.string()),
+    ]
 )
 
 
@@ -137,7 +142,7 @@ class Dataset:
             ConfigError: no committed part holds it.
         """
         for path in self.parts():
-            with self.store.open(path) as raw, pq.ParquetFile(raw) as file:
+            with self.store.open(path) as raw, pq.ParquetFile(cast("IO[bytes]", raw)) as file:
                 for group in range(file.num_row_groups):
                     ids = file.read_row_group(group, columns=["id"]).column("id").to_pylist()
                     if row_id in ids:

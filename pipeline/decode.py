@@ -138,7 +138,7 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
 
 def _rgb(frame: VideoFrame) -> Frames:
     try:
-        return frame.to_ndarray(format="rgb24")
+        return cast(Frames, frame.to_ndarray(format="rgb24"))
     except (av.error.FFmpegError, ValueError) as error:
         raise SampleError(
             "decode",

@@ -92,6 +92,6 @@ class ClipEncoder:
         if encoded.tokens is not None:
             tokens = encoded.tokens.to("cpu", torch.int32).numpy()
             return [EncodedClip(tokens_THW=tokens[number]) for number in range(len(clips))]
-        assert encoded.mean is not None and encoded.logvar is not None
+        assert encoded.mean is not None and encoded.logvar is not None, "a KL model gives both"
         mean, logvar = encoded.mean.to("cpu", torch.float32).numpy(), encoded.logvar.to("cpu", torch.float32).numpy()
         return [EncodedClip(latents_CTHW=mean[number], logvar_CTHW=logvar[number]) for number in range(len(clips))]

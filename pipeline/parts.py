@@ -78,8 +78,9 @@ def table_bytes(table: pa.Table, footer: Mapping[str, Any] | None = None) -> byt
     if "tokens" in table.column_names:
         options["column_encoding"] = {"tokens.list.element": "BYTE_STREAM_SPLIT"}
     with pq.ParquetWriter(sink, table.schema, **options) as writer:
-        rows_of_a_group = max(1, int(_ROW_GROUP_BYTES * table.num_rows / max(table.nbytes, 1)))
-        writer.write_table(table, row_group_size=rows_of_a_group)
+        if table.num_rows:  # an empty row group is more than some readers can take
+            rows_of_a_group = max(1, int(_ROW_GROUP_BYTES * table.num_rows / table.nbytes))
+            writer.write_table(table, row_group_size=rows_of_a_group)
         if footer is not None:
             # Added here, not to the schema, of which Parquet keeps a second copy in a form no one can read.
             writer.add_key_value_metadata({FOOTER_KEY.decode(): json.dumps(footer, ensure_ascii=False)})
@@ -101,8 +102,10 @@ def describe_part(name: str, data: bytes) -> StoredPart:
         raise CommitConflict(f"{name}: a file that is not a part of ours stands there: {error}") from None
     shape = [table.column(column).to_numpy().astype(np.int64) for column in columns[2:]]
     # A video's clips count from 0, so each 0 is one video.
-    keys = Counter(
-        key for key, index in zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True) if index == 0
+    keys: Counter[str] = Counter(
+        str(key)
+        for key, index in zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True)
+        if index == 0
     )
     keys.update(reject["source_key"] for reject in footer["rejects"])
     return StoredPart(

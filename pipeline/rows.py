@@ -36,7 +36,7 @@ REJECT_SCHEMA = pa.schema(
 
 def row_schema(*, is_discrete: bool, logvar: bool) -> pa.Schema:
     """Columns of a part, in order. Signed integers only, since table formats map unsigned ones away."""
-    fields = [
+    fields: list[tuple[str, pa.DataType]] = [
         ("id", pa.string()),
         ("source_shard", pa.string()),
         ("source_key", pa.string()),
@@ -60,9 +60,10 @@ def row_schema(*, is_discrete: bool, logvar: bool) -> pa.Schema:
         ("latent_w", pa.int32()),
     ]
     if is_discrete:
-        return pa.schema([*fields, ("tokens", pa.list_(pa.int32()))])
-    payload = [("latents", pa.binary()), *([("logvar", pa.binary())] if logvar else [])]
-    return pa.schema([*fields, *payload])
+        fields.append(("tokens", pa.list_(pa.int32())))
+    else:
+        fields += [(name, pa.binary()) for name in (("latents", "logvar") if logvar else ("latents",))]
+    return pa.schema(fields)
 
 
 def build_rows(encoded: Iterable[tuple[Batch, list[EncodedClip]]], *, logvar: bool) -> Iterator[Part]:
@@ -115,7 +116,7 @@ def _part(
         else:
             rejects.append(_reject_row(end.ref, reject))
     position = ends[-1].end
-    assert position is not None
+    assert position is not None, "a part closes only after a sample's last video"
     return Part(
         rows=kept,
         rejects=rejects,
@@ -172,7 +173,7 @@ def _row(clip: Clip, result: EncodedClip, *, logvar: bool) -> dict[str, object]:
         "metadata": metadata,
     }
     grid = result.tokens_THW if result.tokens_THW is not None else result.latents_CTHW
-    assert grid is not None
+    assert grid is not None, "an encoder gives tokens or latents"
     row |= dict(zip(("latent_t", "latent_h", "latent_w"), grid.shape[-3:], strict=True))
     if result.tokens_THW is not None:
         return row | {"tokens": result.tokens_THW.reshape(-1)}

@@ -154,7 +154,7 @@ def _samples(store: Store, shard: Shard, offset: int | None) -> Iterator[tuple[_
                 f"{shard.path}: {raw.size_bytes} bytes, but {shard.size_bytes} when the input was listed; a shard "
                 "must not change under a dataset"
             )
-        opened: IO[bytes] = gzip.GzipFile(fileobj=raw) if _is_compressed(shard) else cast(IO[bytes], raw)
+        opened = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if _is_compressed(shard) else raw)
         current: _Sample | None = None
         for item in _members(opened, offset or 0):
             next_offset = None if _is_compressed(shard) else item.offset

@@ -86,7 +86,8 @@ class ShardLog:
         if self._store.put_if_absent(name, data):
             self.parts.append(describe_part(name, data))
             return True
-        return self._adopt(name).footer["attempt_id"] == self._attempt_id  # ours: the answer was lost
+        ours = self._adopt(name).footer["attempt_id"] == self._attempt_id  # then only the answer was lost
+        return bool(ours)
 
     def commit(self) -> dict[str, Any]:
         """Writes the rejects and then the commit, from the parts' footers alone; returns the commit.

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from pipeline.errors import ConfigError
 from pipeline.records import Shard
@@ -85,7 +85,7 @@ def _as_list(patterns: str | Iterable[str]) -> list[str]:
 def _expand(pattern: str) -> list[str]:
     try:
         return list(braceexpand(pattern))
-    except UnbalancedBracesError:
+    except ValueError:  # its UnbalancedBracesError is one
         raise ConfigError(f"input.shards: {pattern}: a brace is not closed") from None
 
 

@@ -40,10 +40,10 @@ class _Actor:
         if self._worker is None:
             self._worker = ShardWorker(self._order)
 
-    def tokenize(self, shard: Shard) -> dict[str, Any]:
+    def tokenize(self, shard: Shard) -> tuple[dict[str, Any], Counters]:
         self.start()
-        assert self._worker is not None
-        return self._worker.tokenize(shard)
+        assert self._worker is not None, "start() made it"
+        return self._worker.tokenize(shard), self._worker.counters
 
     @ray.method(concurrency_group="watch")
     def counters(self) -> Counters:
@@ -98,7 +98,8 @@ class _Crew:
     def __init__(self, order: WorkOrder, num_workers: int) -> None:
         self._max_attempts = order.config.executor.max_attempts
         resources = _resources(order.config.executor)
-        remote = ray.remote(concurrency_groups={"watch": 1})(_Actor).options(max_restarts=-1, **resources)
+        decorate: Any = ray.remote(concurrency_groups={"watch": 1})  # type: ignore[call-overload]  # not in its types
+        remote = decorate(_Actor).options(max_restarts=-1, **resources)
         # By value: an actor that starts anew on another node must not depend on an object of a node that is gone.
         self._members = [_Member(remote.remote(order)) for _ in range(num_workers)]
         self._starting = {member.actor.start.remote(): member for member in self._members}
@@ -127,7 +128,7 @@ class _Crew:
                 heard = time.monotonic()
             elif time.monotonic() - heard > _SILENCE_SECONDS:
                 heard = time.monotonic()
-                log.warning("no worker is ready yet: %s wanted, free are %s", self._wanted, ray.available_resources())
+                log.warning("no worker is ready yet: %s wanted, free are %s", self._wanted, ray.available_resources())  # type: ignore[no-untyped-call]
             on_counters(self._count())
 
     def dismiss(self) -> None:
@@ -190,7 +191,7 @@ def _cause(error: RayError) -> BaseException:
 def _resources(executor: ExecutorConfig) -> dict[str, float]:
     gpus = executor.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0  # type: ignore[no-untyped-call]
     return {"num_cpus": executor.cpus_per_worker, "num_gpus": gpus}
 
 

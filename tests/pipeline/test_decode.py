@@ -1,5 +1,7 @@
 """Frames are taken by their own times, and their pixels are the source's."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -70,7 +72,7 @@ def test_no_slot_of_time_gives_two_frames(gaps: list[int], fps: float) -> None:
     seconds = list(np.cumsum([0, *gaps]) / 1000)
     frames = decode(make_video(gradient_frames(len(seconds)), seconds=seconds, container="matroska"), fps=fps)
     taken = [frame.seconds for frame in frames]
-    assert taken[0] == 0.0 and all(left < right for left, right in zip(taken, taken[1:], strict=False))
+    assert taken[0] == 0.0 and all(left < right for left, right in pairwise(taken))
     assert set(np.round(taken, 3)) <= set(np.round(seconds, 3)), "a time that no frame of the source has"
     for start in taken:
         assert sum(start <= other < start + 1 / fps for other in taken) <= 2
