@@ -22,14 +22,13 @@ __all__ = ["DATASET_FILE", "Dataset", "fingerprint", "plan_difference", "read_in
 
 DATASET_FILE = "dataset.json"
 _INPUTS = "inputs/00000.parquet"
-_INPUT_SCHEMA = pa.schema(
-    [
-        ("shard_id", pa.string()),
-        ("path", pa.string()),
-        ("size_bytes", pa.int64()),
-        ("etag", pa.string()),
-    ]
-)
+_INPUT_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("shard_id", pa.string()),
+    ("path", pa.string()),
+    ("size_bytes", pa.int64()),
+    ("etag", pa.string()),
+]
+_INPUT_SCHEMA = pa.schema(_INPUT_COLUMNS)
 
 
 def fingerprint(plan: Mapping[str, Any]) -> str:

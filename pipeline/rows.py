@@ -20,18 +20,17 @@ CAPTION_EXTENSIONS = ("caption", "cap", "txt")
 CAPTION_KEYS = ("caption", "text", "prompt", "title")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
-REJECT_SCHEMA = pa.schema(
-    [
-        ("source_shard", pa.string()),
-        ("source_key", pa.string()),
-        ("occurrence", pa.int32()),
-        ("stage", pa.string()),
-        ("error", pa.string()),
-        ("message", pa.string()),
-        ("attempts", pa.int32()),
-        ("size_bytes", pa.int64()),
-    ]
-)
+_REJECT_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("source_shard", pa.string()),
+    ("source_key", pa.string()),
+    ("occurrence", pa.int32()),
+    ("stage", pa.string()),
+    ("error", pa.string()),
+    ("message", pa.string()),
+    ("attempts", pa.int32()),
+    ("size_bytes", pa.int64()),
+]
+REJECT_SCHEMA = pa.schema(_REJECT_COLUMNS)
 
 
 def row_schema(*, is_discrete: bool, logvar: bool) -> pa.Schema:
