@@ -4,6 +4,7 @@
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ConfigError
+from pipeline.storage import absolute_url
 from vidtok_model import TokenizerConfig, get_config
 
 __all__ = [
@@ -28,10 +30,12 @@ __all__ = [
 ]
 
 RANDOM_CHECKPOINT = "random"
+# PyYAML raises ValueError for 2024-13-45 (no date), and RecursionError for a thousand brackets.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class InputConfig(_Section):
@@ -41,6 +45,12 @@ class InputConfig(_Section):
         description="WebDataset tars: a path, a brace pattern (data/{000..127}.tar), a glob, a folder or a prefix "
         "(s3://bucket/prefix/), or a list of these."
     )
+
+    @field_validator("shards")
+    @classmethod
+    def _absolute(cls, shards: str | list[str]) -> str | list[str]:
+        # Workers may run in other folders.
+        return absolute_url(shards) if isinstance(shards, str) else [absolute_url(pattern) for pattern in shards]
 
 
 class ModelConfig(_Section):
@@ -61,6 +71,11 @@ class ModelConfig(_Section):
         description="Fields of the model's configuration to change, such as base_channels: 16; only with "
         "checkpoint: random.",
     )
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _absolute(cls, checkpoint: str | None) -> str | None:
+        return checkpoint if checkpoint in (None, RANDOM_CHECKPOINT) else absolute_url(checkpoint)
 
     def tokenizer_config(self) -> TokenizerConfig:
         """The configuration of the network, overrides applied.
@@ -157,7 +172,7 @@ class StoreConfig(_Section):
     @field_validator("endpoint_url")
     @classmethod
     def _no_secret(cls, url: str | None) -> str | None:
-        if url is not None and "@" in url.split("//", 1)[-1].split("/", 1)[0]:
+        if url is not None and "@" in url:  # anywhere: a password may hold a slash
             raise ValueError("user information in a URL would end up in logs; put credentials in the environment")
         return url
 
@@ -179,6 +194,11 @@ class JobConfig(_Section):
     rows: RowsConfig = Field(default_factory=RowsConfig)
     executor: ExecutorConfig = Field(default_factory=ExecutorConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+
+    @field_validator("output")
+    @classmethod
+    def _absolute(cls, output: str) -> str:
+        return absolute_url(output)
 
     @property
     def clip_frames(self) -> int:
@@ -221,7 +241,7 @@ def load_job(path: str | Path, assignments: Iterable[str] = ()) -> JobConfig:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"{path}: is not YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping with input, output and model, found {type(raw).__name__}")
@@ -257,7 +277,7 @@ def _assign(raw: dict[str, Any], assignment: str) -> None:
         target = inner
     try:
         target[name] = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except _NOT_YAML:
         raise ConfigError(f"--set {assignment}: {value!r} is not a YAML value") from None
 
 
@@ -272,7 +292,9 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: {message} (found {problem['input']!r})"
+    # What was found may be a URL with a password, in a place where none is looked for.
+    found = re.sub(r"(?<=://)[^@\s]*@", "", repr(problem["input"]))
+    return f"{key}: {message} (found {found})"
 
 
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:

@@ -115,7 +115,7 @@ class Dataset:
 
     def committed(self) -> set[str]:
         """The ids of the committed shards, by one listing."""
-        return {info.path.removeprefix(COMMITS).removesuffix(".json") for info in self.store.list(COMMITS)}
+        return {info.path.removeprefix(f"{COMMITS}/").removesuffix(".json") for info in self.store.list(COMMITS)}
 
     def commits(self) -> Iterator[dict[str, Any]]:
         """Every commit, in the order of the shards' ids."""

@@ -68,6 +68,10 @@ def decode_video(video: Video, clips: ClipsConfig, *, threads: int = 1) -> Itera
         stream = container.streams.video[0] if container.streams.video else None
         if stream is None:
             raise SampleError("probe", "no_video", f"{_summary(video, container)} has no video stream")
+        if stream.codec_context is None:
+            raise SampleError(
+                "probe", "unreadable", f"{_summary(video, container)} is in a codec that FFmpeg cannot decode"
+            )
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         rate = stream.average_rate or stream.guessed_rate or Fraction(0)

@@ -16,8 +16,8 @@ from pipeline.executors import Executor, InlineExecutor, ShardFailure
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.rows import FORMAT_VERSION
-from pipeline.shards import list_shards
-from pipeline.storage import open_store
+from pipeline.shards import list_shards, relative_patterns
+from pipeline.storage import open_store, redact_url
 from pipeline.weights import Weights, locate_weights
 from pipeline.worker import WorkOrder
 
@@ -83,7 +83,8 @@ def prepare(config: JobConfig) -> tuple[dict[str, Any], list[Shard], int]:
         shards = list_shards(config.input.shards, input_options)  # before anything is written
     description = describe(config, locate_weights(config.model, input_options))
     dataset = Dataset.create(store, description)
-    if dataset.description["job"]["input"] != description["job"]["input"]:
+    first_patterns = dataset.description["job"]["input"]["shards"]
+    if relative_patterns(first_patterns) != relative_patterns(config.input.shards):
         log.warning("input.shards is not the first run's; the list of shards that it froze is used")
     shards = dataset.freeze_inputs(shards)
     done = dataset.committed()
@@ -120,8 +121,17 @@ def describe(config: JobConfig, weights: Weights) -> dict[str, Any]:
             "av": av.__version__,
             **libraries,
         },
-        "job": config.model_dump(mode="json", exclude={"executor"}),
+        "job": _without_secrets(config.model_dump(mode="json", exclude={"executor"})),
     }
+
+
+def _without_secrets(value: Any) -> Any:
+    """A job's values with every URL redacted: a checkpoint may be a presigned link."""
+    if isinstance(value, dict):
+        return {name: _without_secrets(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    return redact_url(value) if isinstance(value, str) else value
 
 
 def run_job(config: JobConfig, on_progress: Callable[[Progress], None] = lambda _: None) -> JobResult:

@@ -19,6 +19,8 @@ from pipeline.rows import PAYLOAD_COLUMNS, REJECT_SCHEMA
 __all__ = ["FOOTER_KEY", "StoredPart", "describe_part", "part_bytes", "rejects_bytes", "table_bytes"]
 
 FOOTER_KEY = b"vidtok"
+# What adopting a part relies on.
+_FOOTER_FIELDS = {"attempt_id", "fingerprint", "source", "range", "videos", "video_bytes", "rejects", "statistics"}
 _ROW_GROUP_BYTES = 32 * 2**20
 
 
@@ -96,9 +98,11 @@ def describe_part(name: str, data: bytes) -> StoredPart:
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
             footer = json.loads((file.metadata.metadata or {})[FOOTER_KEY])
+            if lacking := _FOOTER_FIELDS - footer.keys():
+                raise ValueError(f"its footer lacks {', '.join(sorted(lacking))}")
             columns = ["source_key", "clip_index", "latent_t", "latent_h", "latent_w"]
-            table = file.read(columns=columns)
-    except (pa.ArrowException, KeyError, ValueError) as error:
+            table = file.read(columns=columns).select(columns)
+    except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:  # OSError: Parquet's, of thrift
         raise CommitConflict(f"{name}: a file that is not a part of ours stands there: {error}") from None
     shape = [table.column(column).to_numpy().astype(np.int64) for column in columns[2:]]
     # A video's clips count from 0, so each 0 is one video.

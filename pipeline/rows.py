@@ -183,7 +183,7 @@ def _row(clip: Clip, result: EncodedClip, *, logvar: bool) -> dict[str, object]:
 
 def _caption_and_metadata(text: Mapping[str, str]) -> tuple[str | None, str | None]:
     """A sample's caption, and all its text: a JSON object by extension, in which JSON members stand parsed."""
-    parsed = {name: _parse(content) if name.endswith("json") else content for name, content in text.items()}
+    parsed = {name: _parse(content) if name.lower().endswith("json") else content for name, content in text.items()}
     caption = next((text[name].strip() for name in CAPTION_EXTENSIONS if name in text), None)
     if caption is None:
         members = [value for value in parsed.values() if isinstance(value, dict)]
@@ -195,7 +195,10 @@ def _caption_and_metadata(text: Mapping[str, str]) -> tuple[str | None, str | No
 def _parse(content: str) -> object:
     """A JSON text's value; the text itself where it is not JSON that every reader takes."""
     try:
-        return json.loads(content, parse_constant=_refuse)
+        value = json.loads(content, parse_constant=_refuse)
+        # 1e999 is read as infinity, and what is barely shallow enough to read may be too deep to write.
+        json.dumps([value], allow_nan=False)
+        return value
     except (ValueError, RecursionError):
         return content
 

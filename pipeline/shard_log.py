@@ -20,12 +20,12 @@ from pipeline.storage import Store
 
 __all__ = ["COMMITS", "ShardLog", "commit_path"]
 
-COMMITS = "_commits/"
+COMMITS = "_commits"
 
 
 def commit_path(shard_id: str) -> str:
     """Where a shard's commit stands below the dataset's root."""
-    return f"{COMMITS}{shard_id}.json"
+    return f"{COMMITS}/{shard_id}.json"
 
 
 class ShardLog:
@@ -53,10 +53,9 @@ class ShardLog:
         self._schema = schema
         self._provenance = provenance
         self._attempt_id = attempt_id
-        for info in store.list(f"data/{shard.shard_id}-p"):
-            if info.path != self._next_name():
-                raise CommitConflict(f"{info.path}: expected {self._next_name()} next; the chain of parts has a hole")
-            self._adopt(info.path)
+        # By name, one after the other: a listing would go through the parts of every shard.
+        while (data := store.read_if_there(self._next_name())) is not None:
+            self._adopt(data)
 
     @property
     def position(self) -> Position:
@@ -86,7 +85,9 @@ class ShardLog:
         if self._store.put_if_absent(name, data):
             self.parts.append(describe_part(name, data))
             return True
-        ours = self._adopt(name).footer["attempt_id"] == self._attempt_id  # then only the answer was lost
+        ours = (
+            self._adopt(self._store.read(name)).footer["attempt_id"] == self._attempt_id
+        )  # then only the answer was lost
         return bool(ours)
 
     def commit(self) -> dict[str, Any]:
@@ -99,13 +100,17 @@ class ShardLog:
         data = json.dumps(record, ensure_ascii=False, indent=1).encode()
         path = commit_path(self._shard.shard_id)
         if not self._store.put_if_absent(path, data):
-            standing = json.loads(self._store.read(path))
+            try:
+                standing = json.loads(self._store.read(path))
+            except ValueError:
+                standing = None  # no JSON
             if standing != record:
                 raise CommitConflict(f"{path}: another commit of {self._shard.path} stands there")
         return record
 
-    def _adopt(self, name: str) -> StoredPart:
-        part = describe_part(name, self._store.read(name))
+    def _adopt(self, data: bytes) -> StoredPart:
+        name = self._next_name()
+        part = describe_part(name, data)
         expected = {"fingerprint": self._provenance["fingerprint"], "source": self._source()}
         for field, value in expected.items():
             if part.footer[field] != value:

@@ -13,26 +13,36 @@ from pipeline.errors import ConfigError
 from pipeline.records import Shard
 from pipeline.storage import ObjectInfo, absolute_url, open_store, redact_url
 
-__all__ = ["TAR_SUFFIXES", "input_root", "list_shards"]
+__all__ = ["TAR_SUFFIXES", "input_root", "list_shards", "relative_patterns"]
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
 def input_root(patterns: str | Iterable[str]) -> str:
-    """The deepest folder that every pattern lies in. It follows from the patterns alone, not from what they match."""
+    """The deepest folder that every pattern lies in. It follows from the patterns alone, not from what they match.
+
+    A pattern that is no tar's path names a folder, with or without a slash at its end.
+    """
     literals = []
     for pattern in _as_list(patterns):
         url = absolute_url(pattern)
-        fixed = re.split(r"[*?\[{]", url, maxsplit=1)[0]
-        literals.append(fixed.rpartition("/")[0].split("/"))
+        fixed, *magic = re.split(r"[*?\[{]", url, maxsplit=1)
+        folder = fixed.rpartition("/")[0] if magic or url.endswith(TAR_SUFFIXES) else url.rstrip("/")
+        literals.append(folder.split("/"))
     shared = literals[0]
     for other in literals[1:]:
         same = [left == right for left, right in zip(shared, other, strict=False)]
         shared = shared[: same.index(False) if False in same else len(same)]
     root = "/".join(shared)
-    if root.endswith(":/") or root.endswith(":"):
+    if not shared or root.endswith((":", ":/")):
         raise ConfigError(f"input.shards: {', '.join(map(redact_url, _as_list(patterns)))} have no folder in common")
     return root or "/"
+
+
+def relative_patterns(patterns: str | Iterable[str]) -> list[str]:
+    """The patterns below their root: the same ones wherever the input lies."""
+    root = input_root(patterns)
+    return [absolute_url(pattern).removeprefix(root) for pattern in _as_list(patterns)]
 
 
 def list_shards(patterns: str | Iterable[str], options: Mapping[str, Any] | None = None) -> list[Shard]:
@@ -54,22 +64,21 @@ def list_shards(patterns: str | Iterable[str], options: Mapping[str, Any] | None
         for url in _expand(pattern):
             path = absolute_url(url).removeprefix(root).lstrip("/")
             if re.search(r"[*?\[]", path):
-                found |= {info.path: info for info in store.glob(path)}
-            elif path == "" or path.endswith("/") or (not path.endswith(TAR_SUFFIXES) and store.is_folder(path)):
-                folder = path.rstrip("/") + "/" if path else ""
-                inside = store.list(folder, recursive=True)
-                found |= {info.path: info for info in inside if info.path.endswith(TAR_SUFFIXES)}
-            else:
+                found |= _tars(store.glob(path))
+            elif path.endswith(TAR_SUFFIXES):
                 named[posixpath.dirname(path)].add(path)
+            else:
+                found |= _tars(store.list(path, recursive=True))
     missing: list[str] = []
     for folder, paths in named.items():
         # One listing of the folder, not one request a tar.
-        there = {info.path: info for info in store.list(f"{folder}/" if folder else "")}
+        there = {info.path: info for info in store.list(folder)}
         found |= {path: there[path] for path in paths & there.keys()}
         missing += sorted(paths - there.keys())
     if missing:
         raise ConfigError([f"input.shards: {redact_url(store.root)}/{path}: there is no such tar" for path in missing])
     if not found:
+        next(store.list(), None)  # raises where the whole bucket is missing, which a glob takes for empty
         tried = ", ".join(redact_url(pattern) for pattern in _as_list(patterns))
         raise ConfigError(f"input.shards: nothing matches {tried} (expected {', '.join(TAR_SUFFIXES)} files)")
     return [
@@ -86,7 +95,11 @@ def _expand(pattern: str) -> list[str]:
     try:
         return list(braceexpand(pattern))
     except ValueError:  # its UnbalancedBracesError is one
-        raise ConfigError(f"input.shards: {pattern}: a brace is not closed") from None
+        raise ConfigError(f"input.shards: {redact_url(pattern)}: a brace is not closed") from None
+
+
+def _tars(infos: Iterable[ObjectInfo]) -> dict[str, ObjectInfo]:
+    return {info.path: info for info in infos if info.path.endswith(TAR_SUFFIXES)}
 
 
 def _shard_id(path: str) -> str:

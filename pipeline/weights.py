@@ -94,7 +94,7 @@ def _local_file(url: str, options: Mapping[str, Any] | None) -> Path:
             raise ConfigError(f"model.checkpoint: {url}: there is no such file")
         return Path(url)
     store = open_store(folder, options)
-    found = next((info for info in store.list(name) if info.path == name), None)
+    found = store.info(name)
     if found is None:
         raise ConfigError(f"model.checkpoint: {redact_url(url)}: there is no such object")
     # Named by what the store says of the content, so that a replaced checkpoint is fetched again.

@@ -1,6 +1,7 @@
 """What holds for every test: a known environment, and no real account within reach."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # The environment is set here, at import, before a test module imports torch or Ray, which read it once. Child processes
@@ -50,7 +51,7 @@ os.environ.update(_ENVIRONMENT)
 import hypothesis  # noqa: E402  (after the environment)
 import pytest  # noqa: E402
 
-from tests.support import ROOT, require, required_names  # noqa: E402
+from tests.support import ROOT, require, require_module, required_names  # noqa: E402
 
 # No deadline for one example: machines are shared, and pytest-timeout has the last word. In CI, the same examples each
 # time.
@@ -69,3 +70,26 @@ def shared_videos() -> Path:
     folder = ROOT.parent / "shared" / "videos"
     require("shared-videos", folder.is_dir(), f"no folder {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server of moto's, in this process."""
+    require_module("s3fs")
+    require_module("moto")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def bucket(s3_endpoint: str) -> str:
+    """The name of a bucket on `s3_endpoint`."""
+    import boto3
+
+    boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(Bucket="corpus")
+    return "corpus"

@@ -29,7 +29,7 @@ _SILENCE_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
 
-class _Actor:
+class ShardActor:
     """A ShardWorker in a process of its own. Ray starts it anew where that dies, which is why it loads lazily."""
 
     def __init__(self, order: WorkOrder) -> None:
@@ -99,7 +99,7 @@ class _Crew:
         self._max_attempts = order.config.executor.max_attempts
         resources = _resources(order.config.executor)
         decorate: Any = ray.remote(concurrency_groups={"watch": 1})  # type: ignore[call-overload]  # not in its types
-        remote = decorate(_Actor).options(max_restarts=-1, **resources)
+        remote = decorate(ShardActor).options(max_restarts=-1, **resources)
         # By value: an actor that starts anew on another node must not depend on an object of a node that is gone.
         self._members = [_Member(remote.remote(order)) for _ in range(num_workers)]
         self._starting = {member.actor.start.remote(): member for member in self._members}

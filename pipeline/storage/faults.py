@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-__all__ = ["STORE_FAULTS", "describe", "is_missing_bucket", "is_refused_condition"]
+__all__ = ["STORE_FAULTS", "describe", "is_missing_bucket", "is_refused_condition", "redact_url"]
 
 
 def _store_faults() -> tuple[type[BaseException], ...]:
@@ -46,9 +46,15 @@ def _code(error: BaseException) -> str | None:
     return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
 
 
+def redact_url(url: str) -> str:
+    """`url` without what may be secret: user information and the query string of a presigned link."""
+    url = re.sub(r"(?<=://)[^/@]*@", "", url)
+    return url.split("?", 1)[0] if re.search(r"https?://", url) else url  # elsewhere a `?` belongs to a pattern
+
+
 def describe(error: BaseException, action: str, where: str) -> str:
     """One line for a person: what was asked, of which object, and what the store said, without secrets."""
     said = str(error) or type(error).__name__
     # A presigned link or a user:password@ in an answer must not reach a log.
     said = re.sub(r"(?<=://)[^/@\s]*@", "", re.sub(r"\?[^\s'\"]*", "", said))
-    return f"cannot {action} {where}: {type(error).__name__}: {said}"
+    return f"cannot {action} {redact_url(where)}: {type(error).__name__}: {said}"

@@ -12,7 +12,7 @@ from fsspec.core import url_to_fs
 
 from pipeline.errors import ConfigError, StorageError
 from pipeline.storage.conditional import create, create_local
-from pipeline.storage.faults import STORE_FAULTS, describe, is_missing_bucket
+from pipeline.storage.faults import STORE_FAULTS, describe, is_missing_bucket, redact_url
 from pipeline.storage.reader import ObjectReader
 
 __all__ = ["ObjectInfo", "Store", "absolute_url", "open_store", "redact_url"]
@@ -44,11 +44,6 @@ def absolute_url(url: str) -> str:
     return os.path.abspath(os.path.expanduser(url)).rstrip("/") + trailing
 
 
-def redact_url(url: str) -> str:
-    """`url` without what may be secret: user information and the query string of a presigned link."""
-    return re.sub(r"(?<=://)[^/@]*@", "", url).split("?", 1)[0]
-
-
 def open_store(root: str, options: Mapping[str, Any] | None = None) -> "Store":
     """Opens the folder `root` (a local path or any URL that fsspec knows).
 
@@ -57,7 +52,7 @@ def open_store(root: str, options: Mapping[str, Any] | None = None) -> "Store":
         options: `endpoint_url`, `anon`, `region` and `profile`, where the store has such things.
 
     Raises:
-        ConfigError: the protocol is unknown, or its package is not installed.
+        ConfigError: the protocol is unknown, its package is not installed, or the endpoint is no URL.
     """
     url = absolute_url(root)
     try:
@@ -74,6 +69,9 @@ def _filesystem_options(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {name: given[name] for name in ("endpoint_url", "anon", "profile") if name in given}
     if "region" in given:
         result["client_kwargs"] = {"region_name": given["region"]}
+    endpoint = given.get("endpoint_url")
+    if endpoint is not None and not re.match(r"https?://[^/\s]+", endpoint):  # botocore's ValueError comes late
+        raise ConfigError(f"endpoint_url: {redact_url(endpoint)}: expected http://host:port or https://host")
     # Listings change while a job runs, so none may come from a cache.
     return {**result, "use_listings_cache": False, "default_fill_cache": False}
 
@@ -82,17 +80,22 @@ def _is_absent(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) and not is_missing_bucket(error)
 
 
+def _is_file(raw: Mapping[str, Any]) -> bool:
+    # fsspec calls a local link neither a file nor a folder, but gives its target's size.
+    return raw["type"] == "file" or (bool(raw.get("islink")) and os.path.isfile(raw["name"]))
+
+
 class Store:
     """Objects below one root. Every failure of the store comes out as StorageError, naming the object."""
 
     def __init__(self, filesystem: fsspec.AbstractFileSystem, root: str) -> None:
         self._filesystem = filesystem
-        self._root = root.rstrip("/")
+        self._root = root.rstrip("/") or root  # the root of all files stays "/"
 
     @property
     def root(self) -> str:
-        """The root as a URL (a plain path where the store is local)."""
-        return self._root if self._is_local else str(self._filesystem.unstrip_protocol(self._root))
+        """The root as a URL (a plain path where the store is local), for messages: without secrets."""
+        return self._root if self._is_local else redact_url(str(self._filesystem.unstrip_protocol(self._root)))
 
     @property
     def _is_local(self) -> bool:
@@ -104,7 +107,7 @@ class Store:
         return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
     def _full(self, path: str) -> str:
-        return posixpath.join(self._root, path) if path else self._root
+        return posixpath.join(self._root, path.rstrip("/")) if path else self._root
 
     def _relative(self, full: str) -> str:
         return full.removeprefix(self._root).lstrip("/")
@@ -117,14 +120,13 @@ class Store:
             etag=None if etag is None else str(etag).strip('"'),
         )
 
-    def list(self, prefix: str = "", *, recursive: bool = False) -> Iterator[ObjectInfo]:
-        """Every object whose path begins with `prefix`, in the order of their paths; none where nothing is there.
+    def list(self, folder: str = "", *, recursive: bool = False) -> Iterator[ObjectInfo]:
+        """Every object in a folder, in the order of their paths; none where there is no such folder.
 
         Args:
-            prefix: a folder (ends with `/` or is empty), or a folder and the beginning of a name.
+            folder: its path below the root.
             recursive: also what lies in folders below.
         """
-        folder, _, start = prefix.rpartition("/")
         try:
             if recursive:
                 found = list(self._filesystem.find(self._full(folder), detail=True).values())
@@ -133,10 +135,19 @@ class Store:
         except STORE_FAULTS as error:
             if _is_absent(error):
                 return
-            raise StorageError(describe(error, "list", f"{self.root}/{prefix}")) from error
-        infos = [self._info(raw) for raw in found if raw["type"] == "file"]
-        at = f"{folder}/{start}" if folder else start
-        yield from sorted((info for info in infos if info.path.startswith(at)), key=lambda info: info.path)
+            raise StorageError(describe(error, "list", f"{self.root}/{folder}")) from error
+        infos = (self._info(raw) for raw in found if _is_file(raw))
+        yield from sorted(infos, key=lambda info: info.path)
+
+    def info(self, path: str) -> ObjectInfo | None:
+        """What is known of an object, or None where there is none."""
+        try:
+            raw = self._filesystem.info(self._full(path))
+        except STORE_FAULTS as error:
+            if _is_absent(error):
+                return None
+            raise StorageError(describe(error, "look for", f"{self.root}/{path}")) from error
+        return self._info(raw) if _is_file(raw) else None
 
     def glob(self, pattern: str) -> Iterator[ObjectInfo]:
         """Every object whose path matches `pattern` (`*`, `?`, `[...]`, `**`), in the order of their paths."""
@@ -146,15 +157,8 @@ class Store:
             if _is_absent(error):
                 return
             raise StorageError(describe(error, "list", f"{self.root}/{pattern}")) from error
-        infos = [self._info(raw) for raw in found.values() if raw["type"] == "file"]
+        infos = [self._info(raw) for raw in found.values() if _is_file(raw)]
         yield from sorted(infos, key=lambda info: info.path)
-
-    def is_folder(self, path: str) -> bool:
-        """Whether something lies below `path`."""
-        try:
-            return bool(self._filesystem.isdir(self._full(path)))
-        except STORE_FAULTS as error:
-            raise StorageError(describe(error, "look for", f"{self.root}/{path}")) from error
 
     def open(self, path: str) -> ObjectReader:
         """Opens an object to read; seekable, fetched in large ranges as it is read."""
@@ -168,7 +172,7 @@ class Store:
         """The whole of an object."""
         data = self.read_if_there(path)
         if data is None:
-            raise StorageError(f"cannot read {self.root}/{path}: there is no such object")
+            raise StorageError(f"cannot read {redact_url(f'{self.root}/{path}')}: there is no such object")
         return data
 
     def read_if_there(self, path: str) -> bytes | None:

@@ -8,16 +8,17 @@ import pytest
 import ray
 
 from tests.jobs_for_tests import pack_real_clips
-from tests.support import require_module
 
 # Ray's logical cores: more than a small machine has, so that three actors find a place on it.
 RAY_CORES = 4
+# Invented ones: Ray hands them out, and torch finds none.
+RAY_GPUS = 2
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray for all tests of this folder: the executor joins it and leaves it running."""
-    ray.init(num_cpus=RAY_CORES, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=RAY_CORES, num_gpus=RAY_GPUS, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -35,29 +36,6 @@ class Place:
     shards: str
     storage: dict[str, Any]
     new_output: Callable[[], str]
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """An S3 server of moto's, in this process."""
-    require_module("s3fs")
-    require_module("moto")
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def bucket(s3_endpoint: str) -> str:
-    """The name of a bucket on `s3_endpoint`."""
-    import boto3
-
-    boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(Bucket="corpus")
-    return "corpus"
 
 
 @pytest.fixture(scope="session", params=["local", "s3"])

@@ -93,17 +93,17 @@ def test_a_run_killed_half_way_ends_equal(inline: tuple[JobConfig, JobResult], p
     process = subprocess.Popen([sys.executable, "-m", "jobs.cli", "tokenize", str(file)], stderr=subprocess.DEVNULL)
     try:
         # The fifth part is in the second shard: one shard is committed, one begun, one not.
-        while len(list(store.list("data/"))) < 5:
+        while len(list(store.list("data"))) < 5:
             assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.01)
     finally:
         process.kill()
         process.wait()
-    commits = len(list(store.list("_commits/")))
+    commits = len(list(store.list("_commits")))
     assert 1 <= commits < 3, "it was killed too early or too late"
-    parts = {info.path for info in store.list("data/")}
+    parts = {info.path for info in store.list("data")}
     result = run_job(config)
     assert result.progress.shards_before == commits
-    assert parts < {info.path for info in store.list("data/")}
+    assert parts < {info.path for info in store.list("data")}
     assert result.progress.counters.videos <= NUM_CLIPS - len(parts), "what was written was done again"
     assert_same(config, inline[0])

@@ -34,7 +34,6 @@ def parameter(name: str, shape) -> np.ndarray:
 
 def video(name: str, shape) -> np.ndarray:
     """A clip in [-1, 1], (B, 3, T, H, W): moving waves and a little noise."""
-    b, c, t, h, w = shape
     B, C, T, Y, X = np.meshgrid(*[np.arange(s, dtype=np.float64) for s in shape], indexing="ij")
     waves = 0.5 * np.sin(0.35 * X + 0.5 * T + C) * np.cos(0.27 * Y - 0.3 * T + B)
     return np.clip(waves.astype(np.float32) + 0.4 * unit("video:" + name, shape), -1, 1).astype(np.float32)

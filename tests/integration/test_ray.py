@@ -1,0 +1,122 @@
+"""Placement by Ray: what an actor gets, and what its death costs."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from safetensors.torch import save_file
+
+from pipeline.config import ModelConfig
+from pipeline.errors import ConfigError
+from pipeline.executors.ray import _resources
+from pipeline.job import Progress, run_job
+from tests.jobs_for_tests import dataset_rows, job
+from tests.media import gradient_frames, make_video, pack_tar
+from vidtok_model import MODELS, random_tokenizer
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+NUM_SHARDS, NUM_VIDEOS = 3, 4
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    data = make_video(gradient_frames(68))
+    for number in range(NUM_SHARDS):
+        pack_tar(folder / f"{number}.tar", [(f"v{video}.mp4", data) for video in range(NUM_VIDEOS)])
+    return folder
+
+
+def ray_job(shards: Path, output: Path, **executor: Any) -> Any:
+    ray_executor = {"kind": "ray", "cpus_per_worker": 0.5, **executor}
+    return job(shards, output, clips={"fps": None}, executor=ray_executor)
+
+
+def worker_pids() -> list[int]:
+    """The processes of our actors, by the title that Ray gives them."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and (folder / "cmdline").read_bytes().startswith(b"ray::ShardActor"):
+                found.append(int(folder.name))
+    return found
+
+
+def test_gpus_may_be_shared_and_are_found_by_default(shards: Path, tmp_path: Path) -> None:
+    seen: dict[str, float] = {}
+
+    def look(_: Progress) -> None:
+        if len(worker_pids()) == 2:
+            seen.update(ray.available_resources())
+
+    config = ray_job(shards, tmp_path / "out", num_workers=2, gpus_per_worker=0.5)
+    result = run_job(config, look)
+    assert not result.failures
+    assert seen["GPU"] == 1.0, "two halves of the two GPUs are taken"
+    assert seen["CPU"] == 3.0
+    by_default = ray_job(shards, tmp_path / "other", num_workers=1).executor
+    assert by_default.gpus_per_worker is None and _resources(by_default)["num_gpus"] == 1.0
+
+
+def test_more_workers_than_fit_do_not_stop_the_job(shards: Path, tmp_path: Path) -> None:
+    config = ray_job(shards, tmp_path / "out", num_workers=3, gpus_per_worker=2)
+    assert len(run_job(config).commits) == NUM_SHARDS
+
+
+def kill_one_worker(when: Callable[[], bool]) -> threading.Thread:
+    def wait_and_kill() -> None:
+        while not when():
+            time.sleep(0.02)
+        os.kill(worker_pids()[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=wait_and_kill)
+    thread.start()
+    return thread
+
+
+def test_a_killed_worker_costs_an_attempt_and_no_row(shards: Path, tmp_path: Path) -> None:
+    config = ray_job(shards, tmp_path / "out", num_workers=1, gpus_per_worker=0)
+    parts = tmp_path / "out" / "data"
+    killer = kill_one_worker(lambda: parts.is_dir() and any(parts.iterdir()))
+    result = run_job(config)
+    killer.join()
+    assert not result.failures and len(result.commits) == NUM_SHARDS
+    reference = job(shards, tmp_path / "reference", clips={"fps": None})
+    run_job(reference)
+    assert dataset_rows(config).equals(dataset_rows(reference))
+    assert dataset_rows(config).num_rows == NUM_SHARDS * NUM_VIDEOS * 4
+
+
+def test_a_shard_that_fails_is_given_up_and_the_others_are_committed(shards: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "out" / "data"
+    for path in shards.iterdir():
+        pack_tar(tmp_path / "in" / path.name, [("v.mp4", make_video(gradient_frames(20)))])
+    config = ray_job(tmp_path / "in", tmp_path / "out", num_workers=1, gpus_per_worker=0, max_attempts=2)
+
+    def spoil(progress: Progress) -> None:
+        if not taken.exists():  # the list of shards is frozen, and no work is done
+            pack_tar(tmp_path / "in" / "1.tar", [("v.mp4", b"x" * 30_000)])
+
+    result = run_job(config, spoil)
+    assert len(result.commits) == NUM_SHARDS - 1
+    (failure,) = result.failures
+    assert (failure.path, failure.attempts) == ("1.tar", 2)
+    assert "when the input was listed" in failure.error and "Traceback" not in failure.error
+
+
+def test_a_worker_that_cannot_load_its_weights_says_so(shards: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "other.safetensors"
+    small = MODELS["vidtok_fsq_causal_488_32768"].replace(base_channels=16)
+    save_file(random_tokenizer(small, seed=1).state_dict(), weights)
+    model = ModelConfig(name="vidtok_kl_causal_488_4chn", checkpoint=str(weights))
+    config = job(shards, tmp_path / "out", executor={"kind": "ray", "gpus_per_worker": 0})
+    with pytest.raises(ConfigError, match=r"model\.checkpoint: .*other\.safetensors"):
+        run_job(config.model_copy(update={"model": model}))

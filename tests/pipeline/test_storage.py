@@ -1,0 +1,213 @@
+"""The door to storage: one writer wins, nothing half-written is seen, and every failure names its object."""
+
+import glob
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigError, StorageError
+from pipeline.storage import Store, open_store, redact_url
+from tests.support import require_module
+
+SECRETS = ("hunter2", "Signature", "testing")
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty root that does not exist yet."""
+    if request.param == "local":
+        return open_store(str(tmp_path / "root"))
+    options = {"endpoint_url": request.getfixturevalue("s3_endpoint")}
+    return open_store(f"s3://{request.getfixturevalue('bucket')}/{tmp_path.name}", options)
+
+
+@pytest.fixture
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that is not there is asked once, not for ten seconds."""
+    s3fs = require_module("s3fs")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def everything(store: Store) -> list[str]:
+    return [info.path for info in store.list(recursive=True)]
+
+
+def test_the_first_put_stays(store: Store) -> None:
+    assert everything(store) == []
+    assert store.put_if_absent("data/a.parquet", b"first") is True
+    assert store.put_if_absent("data/a.parquet", b"second, longer") is False
+    assert store.read("data/a.parquet") == b"first"
+    assert store.put_if_absent("data/empty", b"") is True and store.read("data/empty") == b""
+    assert everything(store) == ["data/a.parquet", "data/empty"], "and nothing temporary is left"
+
+
+def test_of_32_racing_writers_one_wins(store: Store) -> None:
+    contents = [bytes([number]) * 100_000 for number in range(32)]
+    with ThreadPoolExecutor(32) as pool:
+        won = list(pool.map(lambda data: store.put_if_absent("data/part.parquet", data), contents))
+    assert won.count(True) == 1
+    assert store.read("data/part.parquet") == contents[won.index(True)]
+    assert everything(store) == ["data/part.parquet"]
+
+
+def test_what_is_half_written_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is whole a local file stands outside data/, and none is left where the write fails."""
+    seen: list[list[str]] = []
+
+    def full_disk(_: int) -> None:
+        seen.append(glob.glob(f"{tmp_path}/data/**", recursive=True, include_hidden=True))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    store = open_store(str(tmp_path))
+    with pytest.raises(StorageError, match=r"cannot write .*/data/a\.parquet: .*No space left"):
+        store.put_if_absent("data/a.parquet", b"x" * 1000)
+    assert seen == [[f"{tmp_path}/data/"]]
+    assert everything(store) == []
+
+
+def test_lists(store: Store) -> None:
+    for path in ("b/2", "b/1", "b/c/3", "bc/4", "a"):
+        store.put_if_absent(path, path.encode())
+    assert [info.path for info in store.list("b")] == ["b/1", "b/2"]
+    assert [info.path for info in store.list("b/")] == ["b/1", "b/2"]
+    assert [info.path for info in store.list()] == ["a"]
+    assert [info.path for info in store.list("b", recursive=True)] == ["b/1", "b/2", "b/c/3"]
+    assert everything(store) == ["a", "b/1", "b/2", "b/c/3", "bc/4"]
+    assert list(store.list("nothing")) == list(store.list("nothing", recursive=True)) == []
+    assert [info.path for info in store.glob("b*/?")] == ["b/1", "b/2", "bc/4"]
+    assert [(info.path, info.size_bytes) for info in (store.info("b/c/3"),) if info] == [("b/c/3", 5)]
+    assert store.info("b") is None and store.info("b/9") is None
+
+
+def test_a_listing_is_never_an_old_one(store: Store) -> None:
+    for number in range(3):
+        store.put_if_absent(f"d/{number}", b"")
+        assert len(list(store.list("d"))) == number + 1
+        assert len(list(store.glob("d/*"))) == number + 1
+
+
+def test_an_etag_follows_the_content(s3_endpoint: str, bucket: str, tmp_path: Path) -> None:
+    store = open_store(f"s3://{bucket}/{tmp_path.name}", {"endpoint_url": s3_endpoint})
+    for name, data in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        store.put_if_absent(name, data)
+    one, same, other = (info.etag for info in store.list())
+    assert one == same != other and one is not None and '"' not in one
+
+
+def test_what_is_not_there(store: Store) -> None:
+    store.put_if_absent("there", b"1")
+    assert store.read_if_there("there") == b"1"
+    assert store.read_if_there("nope") is None and store.read_if_there("no/such/folder") is None
+    for act in (store.read, store.open):
+        with pytest.raises(StorageError, match=rf"cannot (read|open) {store.root}/nope: "):
+            act("nope")
+
+
+def test_an_open_object_is_seekable(store: Store) -> None:
+    data = bytes(range(256)) * 20
+    store.put_if_absent("x/y", data)
+    with store.open("x/y") as file:
+        assert (file.size_bytes, file.seekable(), file.readable()) == (len(data), True, True)
+        assert file.read(5) == data[:5] and file.tell() == 5
+        assert file.seek(-10, io.SEEK_END) == len(data) - 10 and file.read() == data[-10:]
+        assert file.read(1) == b""
+        assert file.seek(300) == 300 and file.read(0) == b"" and file.read(3) == data[300:303]
+        buffer = bytearray(7)
+        assert file.readinto(buffer) == 7 and bytes(buffer) == data[303:310]
+        assert file.seek(2, io.SEEK_CUR) == 312
+    assert file.closed
+    file.close()  # twice is once
+
+
+ACTS: list[tuple[str, Callable[[Store], object]]] = [
+    ("list", lambda store: list(store.list("d"))),
+    ("list", lambda store: list(store.list("d", recursive=True))),
+    ("look for", lambda store: store.info("d/x")),
+    ("read", lambda store: store.read("d/x")),
+    ("read", lambda store: store.read_if_there("d/x")),
+    ("open", lambda store: store.open("d/x")),
+    ("write", lambda store: store.put_if_absent("d/x", b"1")),
+]
+
+
+@pytest.mark.parametrize(("verb", "act"), ACTS)
+def test_a_missing_bucket(s3_endpoint: str, verb: str, act: Callable[[Store], object]) -> None:
+    """No empty listing may hide it."""
+    store = open_store("s3://nobucket/root", {"endpoint_url": s3_endpoint})
+    with pytest.raises(StorageError, match=rf"cannot {verb} s3://nobucket/root/d(/x)?: .*bucket does not exist"):
+        act(store)
+
+
+@pytest.mark.parametrize(("verb", "act"), ACTS)
+def test_a_server_that_is_not_there(no_retries: None, verb: str, act: Callable[[Store], object]) -> None:
+    store = open_store("s3://bucket/root", {"endpoint_url": "http://127.0.0.1:1"})
+    with pytest.raises(StorageError, match=rf"cannot {verb} s3://bucket/root/d(/x)?: .*127\.0\.0\.1:1/bucket") as caught:
+        act(store)
+    assert not any(secret in str(caught.value) for secret in SECRETS)
+
+
+@pytest.mark.parametrize("act", [act for verb, act in ACTS if verb != "write"])
+def test_no_error_holds_a_presigned_query(act: Callable[[Store], object]) -> None:
+    store = open_store("http://user:hunter2@127.0.0.1:1/root")
+    hidden = _Suffixed(store, "?X-Amz-Signature=hunter2")
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1:1/root/d") as caught:
+        act(hidden)
+    assert not any(secret in str(caught.value) for secret in SECRETS)
+    assert "hunter2" not in store.root
+
+
+class _Suffixed:
+    """A store whose paths all get the same end."""
+
+    def __init__(self, store: Store, suffix: str) -> None:
+        self._store = store
+        self._suffix = suffix
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        method = getattr(self._store, name)
+        return lambda path, *rest, **options: method(path + self._suffix, *rest, **options)
+
+
+@pytest.mark.parametrize(
+    ("url", "redacted"),
+    [
+        ("https://host/a.ckpt?X-Amz-Signature=abc&x=/y?z", "https://host/a.ckpt"),
+        ("https://user:pass@host/a", "https://host/a"),
+        ("http://user:pass@host:9000/a?b", "http://host:9000/a"),
+        ("s3://bucket/00?.tar", "s3://bucket/00?.tar"),
+        ("/data/00?.tar", "/data/00?.tar"),
+        ("s3://key:secret@bucket/x", "s3://bucket/x"),
+        ("s3://bucket/who@where", "s3://bucket/who@where"),
+    ],
+)
+def test_redaction(url: str, redacted: str) -> None:
+    assert redact_url(url) == redacted
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "message"),
+    [
+        ("s4://bucket/x", {}, "s4://bucket/x: this store cannot be opened: .*s4"),
+        ("s3://bucket/x", {"endpoint_url": "localhost:9000"}, "endpoint_url: localhost:9000: expected http://"),
+        ("s3://bucket/x", {"endpoint_url": "http://"}, "endpoint_url: http://: expected http://"),
+    ],
+)
+def test_a_store_that_cannot_be(url: str, options: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_store(url, options)
+
+
+def test_local_roots_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    store = open_store(str(tmp_path / "file"))
+    for act in (store.read_if_there, store.read, store.open, lambda path: store.put_if_absent(path, b"")):
+        with pytest.raises(StorageError, match=rf"{tmp_path}/file/x"):
+            act("x")

@@ -1,0 +1,65 @@
+"""Golden models and clips."""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.golden.deterministic import parameter, video
+from vidtok_model import MODELS, TokenizerConfig, VideoTokenizer
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
+TOLERANCE = 1e-4
+
+# Two levels at the narrowest width: milliseconds where a test isn't about the numbers of a released model.
+TINY = {
+    "base_channels": 4,
+    "channel_multipliers": (1, 2),
+    "spatial_down_levels": (0,),
+    "temporal_down_levels": (0, 1),
+    "spatial_up_levels": (1,),
+    "temporal_up_levels": (0, 1),
+}
+TINY_FSQ = TokenizerConfig(name="tiny_fsq", latent_channels=3, fsq_levels=(8, 8, 8), **TINY)
+TINY_KL = TokenizerConfig(name="tiny_kl", latent_channels=3, **TINY)
+TINY_KL_V1_1 = TINY_KL.replace(name="tiny_kl_v1_1", version="1.1")
+TINY_KL_NONCAUSAL = TINY_KL.replace(name="tiny_kl_noncausal", is_causal=False)
+
+
+def golden_weights(shapes) -> dict[str, torch.Tensor]:
+    """Weights made from their names."""
+    return {name: torch.from_numpy(parameter(name, tuple(shape))) for name, shape in shapes.items()}
+
+
+def fill(tokenizer: VideoTokenizer) -> VideoTokenizer:
+    """The same tokenizer with weights made from their names: no weight is zero, so everything has an effect."""
+    shapes = {name: value.shape for name, value in tokenizer.state_dict().items()}
+    tokenizer.load_state_dict(golden_weights(shapes))
+    return tokenizer.eval().requires_grad_(False)
+
+
+@functools.cache
+def golden_tokenizer(name: str) -> VideoTokenizer:
+    """A released model at width 16 with the weights that the golden numbers were made with."""
+    return fill(VideoTokenizer(MODELS[name].replace(base_channels=16)))
+
+
+@functools.cache
+def tiny_tokenizer(config: TokenizerConfig) -> VideoTokenizer:
+    """A small model whose weights all have an effect."""
+    return fill(VideoTokenizer(config))
+
+
+def golden_clip(name: str, shape) -> torch.Tensor:
+    """The clip that a golden file was made from."""
+    return torch.from_numpy(video(name, tuple(shape)))
+
+
+def assert_close(got: torch.Tensor, expected: np.ndarray, what: str) -> None:
+    """Fail unless shapes are equal and values agree to the golden tolerance."""
+    assert tuple(got.shape) == expected.shape, what
+    difference = float(np.abs(got.numpy() - expected).max())
+    assert difference <= TOLERANCE, f"{what} differs by {difference}"

@@ -1,0 +1,177 @@
+"""Checkpoints: the two formats, what is left out, and what is refused."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from tests.vidtok_model.support import TINY_FSQ, TINY_KL, tiny_tokenizer
+from vidtok_model import MODELS, load_tokenizer
+
+WEIGHT = "encoder.conv_in.conv.weight"
+
+
+class RunsCode:
+    """Unpickled, makes a folder: stands for whatever code an attacker likes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.fixture
+def state():
+    return {key: value.clone() for key, value in tiny_tokenizer(TINY_FSQ).state_dict().items()}
+
+
+def lightning_checkpoint(state) -> dict:
+    """What a training run leaves: the model, the loss's networks, an averaged copy, and the optimizer's state."""
+    return {
+        "epoch": 3,
+        "global_step": 1234,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": {
+            **state,
+            "loss.logvar": torch.zeros(()),
+            "loss.discriminator.main.0.weight": torch.zeros(64, 3, 4, 4),
+            "model_ema.decay": torch.tensor(0.999),
+            "model_ema.encoderconv_inconvweight": torch.zeros(3),
+        },
+        "optimizer_states": [{"state": {0: {"step": torch.tensor(5.0), "exp_avg": torch.zeros(3)}}}],
+        "lr_schedulers": [],
+    }
+
+
+def save(content, path: Path) -> Path:
+    """Write `content` in the format that the name says."""
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(content, path)
+    else:
+        torch.save(content, path)
+    return path
+
+
+def test_every_format_gives_the_same_numbers(state, tmp_path):
+    clips = torch.rand(1, 3, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = tiny_tokenizer(TINY_FSQ).encode(clips).tokens
+    plain = save(state, tmp_path / "plain.ckpt")
+    lightning = save(lightning_checkpoint(state), tmp_path / "lightning.ckpt")
+    tensors = save({**state, "loss.logvar": torch.zeros(())}, tmp_path / "weights.safetensors")
+    for path in (plain, lightning, tensors, str(tensors)):
+        tokenizer = load_tokenizer(TINY_FSQ, path)
+        assert not tokenizer.training
+        assert not any(parameter.requires_grad or parameter.is_meta for parameter in tokenizer.parameters())
+        assert {parameter.dtype for parameter in tokenizer.parameters()} == {torch.float32}
+        loaded = tokenizer.state_dict()
+        assert loaded.keys() == state.keys()
+        assert all(torch.equal(loaded[key], value) for key, value in state.items())
+        encoded = tokenizer.encode(clips)
+        assert torch.equal(encoded.tokens, expected)
+        assert torch.equal(tokenizer.tokens_to_latents(expected), encoded.latents)
+
+
+def test_a_released_models_name_asks_for_its_width(state, tmp_path):
+    path = save(state, tmp_path / "weights.safetensors")
+    message = "doesn't fit vidtok_fsq_causal_488_4096: of 416 weights, .* expected float 128x3x3x3x3"
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer("vidtok_fsq_causal_488_4096", path)
+
+
+def test_half_precision_files_and_models(state, tmp_path):
+    path = save({key: value.half() for key, value in state.items()}, tmp_path / "half.safetensors")
+    for dtype in (torch.float32, torch.bfloat16):
+        tokenizer = load_tokenizer(TINY_FSQ, path, dtype=dtype)
+        assert {parameter.dtype for parameter in tokenizer.parameters()} == {dtype}
+    with pytest.raises(ValueError, match=r"dtype=torch\.int8: expected a float dtype"):
+        load_tokenizer(TINY_FSQ, path, dtype=torch.int8)
+
+
+def test_torchs_random_numbers_are_left_alone(state, tmp_path):
+    path = save(state, tmp_path / "weights.safetensors")
+    before = torch.random.get_rng_state()
+    load_tokenizer(TINY_FSQ, path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_all_that_is_wrong_is_listed_at_once(state, tmp_path):
+    dropped = [key for key in state if key.startswith("decoder.up.1.block.")]
+    for key in dropped:
+        del state[key]
+    state["encoder.surprise"] = torch.zeros(1)
+    state["regularization.codebook"] = torch.zeros(1)
+    state["encoder.conv_in.conv.bias"] = torch.zeros(5)
+    state[WEIGHT] = torch.zeros(state[WEIGHT].shape, dtype=torch.int64)
+    state["encoder.mid.attn_1.q.conv.bias"] = "a string"
+    with pytest.raises(ValueError) as caught:
+        load_tokenizer(TINY_FSQ, save({"state_dict": state}, tmp_path / "wrong.ckpt"))
+    message = str(caught.value)
+    assert "wrong.ckpt doesn't fit tiny_fsq" in message
+    assert f"{len(dropped)} missing (" in message
+    assert dropped[0] in message and f"and {len(dropped) - 5} more" in message
+    assert "2 not of this model (encoder.surprise, regularization.codebook)" in message
+    assert "3 of another shape or type (" in message
+    assert "encoder.conv_in.conv.bias is float 5, expected float 4" in message
+    assert f"{WEIGHT} is int64 4x3x3x3x3, expected float 4x3x3x3x3" in message
+    assert "encoder.mid.attn_1.q.conv.bias is a str" in message
+
+
+def test_another_kind_of_model_doesnt_fit(state, tmp_path):
+    with pytest.raises(ValueError, match=r"conv_out\.conv\.weight is float 3x8x3x3x3, expected float 6x8x3x3x3"):
+        load_tokenizer(TINY_KL, save(state, tmp_path / "weights.safetensors"))
+
+
+@pytest.mark.parametrize("as_zip", [True, False], ids=["torch file", "bare pickle"])
+def test_a_malicious_pickle_is_refused(state, tmp_path, as_zip):
+    folder, path = tmp_path / "made by the checkpoint", tmp_path / "evil.ckpt"
+    content = {"state_dict": state, "hyper_parameters": RunsCode(folder)}
+    if as_zip:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(ValueError, match=r"evil\.ckpt is refused: .* other objects can run code"):
+        load_tokenizer(TINY_FSQ, path)
+    assert not folder.exists()
+    if as_zip:  # the trap does work
+        torch.load(path, weights_only=False)
+        assert folder.exists()
+
+
+def test_no_checkpoint():
+    with pytest.raises(ValueError, match="no weights are carried for vidtok_kl_causal_488_4chn: give the path of a"):
+        load_tokenizer("vidtok_kl_causal_488_4chn")
+    with pytest.raises(ValueError, match="unknown model 'vidtok_kl_causal_488': did you mean"):
+        load_tokenizer("vidtok_kl_causal_488", "weights.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing.ckpt", r"nothing\.ckpt: there is no such file"),
+        ("nothing.safetensors", r"nothing\.safetensors: there is no such file"),
+        ("folder.ckpt", r"folder\.ckpt: there is no such file"),
+        ("weights.bin", r"weights\.bin ends in '\.bin': expected \.safetensors or \.ckpt"),
+        ("weights", "weights ends in '': expected"),
+        ("text.safetensors", r"text\.safetensors can't be read as safetensors: "),
+        ("empty.safetensors", r"empty\.safetensors can't be read as safetensors: "),
+        ("text.ckpt", r"text\.ckpt (is refused|can't be read)"),
+        ("empty.ckpt", r"empty\.ckpt can't be read as a torch file"),
+        ("cut.ckpt", r"cut\.ckpt can't be read as a torch file"),
+        ("tensor.ckpt", r"tensor\.ckpt holds a Tensor: expected weights by name"),
+    ],
+)
+def test_refused_files(name, message, state, tmp_path):
+    (tmp_path / "folder.ckpt").mkdir()
+    for text in ("text.safetensors", "text.ckpt", "weights.bin", "weights"):
+        (tmp_path / text).write_text("These are not weights.")
+    for empty in ("empty.safetensors", "empty.ckpt"):
+        (tmp_path / empty).touch()
+    whole = save(state, tmp_path / "whole.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    save(torch.zeros(3), tmp_path / "tensor.ckpt")
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(MODELS["vidtok_fsq_causal_488_4096"], tmp_path / name)
