@@ -33,8 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # Off a terminal nothing may be cut to the width of one: ids and paths are copied from there.
-out = Console(width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True)
+out = Console(width=None if sys.stdout.isatty() else 200, emoji=False)
+err = Console(stderr=True, emoji=False)
 
 EndpointUrl = Annotated[str | None, typer.Option("--endpoint-url", help="S3 endpoint, where it is not AWS.")]
 Anon = Annotated[bool, typer.Option("--anon", help="Read without credentials.")]
@@ -56,8 +56,12 @@ def tokenize(
     config = load_job(job, assignments or [])
     if config.model.checkpoint == RANDOM_CHECKPOINT:
         err.print("[bold red]RANDOM WEIGHTS[/]: the tokens of this dataset mean nothing; for tests only")
-    with ProgressDisplay(err) as display:
-        result: JobResult = run_job(config, display)
+    try:
+        with ProgressDisplay(err) as display:
+            result: JobResult = run_job(config, display)
+    except KeyboardInterrupt:  # Typer would end in silence
+        err.print("Interrupted. What is committed stays; run the same command again to go on.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     progress = result.progress
     if progress.shards_before == progress.shards:
         out.print(f"Nothing to do: all {progress.shards} shards are committed in {escape(result.output)}")
@@ -162,9 +166,6 @@ def main() -> None:
         err.print("[bold red]error[/]", end=" ")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(EXIT_BAD_CONFIG)
-    except KeyboardInterrupt:
-        err.print("Interrupted. What is committed stays; run the same command again to go on.")
-        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

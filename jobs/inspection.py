@@ -7,6 +7,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -62,7 +63,7 @@ def show_dataset(console: Console, root: str, *, rows: int, options: Mapping[str
     grid = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         grid.add_row(name, value)
-    console.print(grid)
+    console.print(grid, markup=False)
     _show_rejects(console, dataset, commits)
     _show_rows(console, dataset, rows)
 
@@ -80,7 +81,7 @@ def _show_rejects(console: Console, dataset: Dataset, commits: list[dict[str, An
         row = examples[error]
         where = f"{row['source_shard']}: {row['source_key']}"
         table.add_row(f"{count:,}", error, row["stage"], where, row["message"])
-    console.print(table)
+    console.print(table, markup=False)
 
 
 def _show_rows(console: Console, dataset: Dataset, rows: int) -> None:
@@ -98,7 +99,7 @@ def _show_rows(console: Console, dataset: Dataset, rows: int) -> None:
             table.add_row(row["id"], row["source_key"], *numbers, latent, caption[:60])
             left -= 1
     if table.row_count:
-        console.print(table)
+        console.print(table, markup=False)
 
 
 def decode_to_file(
@@ -107,9 +108,13 @@ def decode_to_file(
     """Decodes one row of a dataset to an mp4; returns how many frames it has (padding left out).
 
     Raises:
-        ConfigError: there is no such dataset or row, the weights are gone, or the file cannot be written.
+        ConfigError: there is no such dataset, row or device, the weights are gone, or the file cannot be written.
         StorageError: the store failed.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from None
     dataset = Dataset.open(open_store(root, options))
     row = dataset.find_row(row_id)
     tokenizer = load_decoder(dataset.description, checkpoint=checkpoint, device=device, options=options)

@@ -37,9 +37,19 @@ def fingerprint(plan: Mapping[str, Any]) -> str:
 
 
 def read_inputs(store: Store) -> list[Shard] | None:
-    """The shards that a dataset's first run froze, or None before it did."""
+    """The shards that a dataset's first run froze, or None before it did.
+
+    Raises:
+        ConfigError: the file that stands there is not ours.
+        StorageError: the store failed.
+    """
     data = store.read_if_there(_INPUTS)
-    return None if data is None else [Shard(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+    if data is None:
+        return None
+    try:
+        return [Shard(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+    except (pa.ArrowException, OSError, TypeError) as error:
+        raise ConfigError(f"{store.root}/{_INPUTS}: is not a list of shards of ours: {error}") from None
 
 
 def plan_difference(standing: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -120,7 +130,10 @@ class Dataset:
     def commits(self) -> Iterator[dict[str, Any]]:
         """Every commit, in the order of the shards' ids."""
         for info in self.store.list(COMMITS):
-            yield json.loads(self.store.read(info.path))
+            try:
+                yield json.loads(self.store.read(info.path))
+            except ValueError as error:
+                raise ConfigError(f"{self.store.root}/{info.path}: is not a commit of ours: {error}") from None
 
     def parts(self) -> Iterator[str]:
         """The paths of all committed parts."""

@@ -84,7 +84,7 @@ def write_video(path: Path, frames_THWC: Frames, frame_seconds: npt.NDArray[np.f
         frame_seconds: rising times, one for each frame.
     """
     _, height, width, _ = frames_THWC.shape
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=30, options={"crf": "12"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = stream.codec_context.time_base = _TIME_BASE

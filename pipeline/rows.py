@@ -139,6 +139,12 @@ def _reject_row(ref: VideoRef, reject: Reject) -> dict[str, object]:
 
 
 def _unfit(clip: Clip, result: EncodedClip, *, logvar: bool) -> Reject | None:
+    if result.tokens_THW is not None and result.tokens_THW.min() < 0:  # how the model marks what is not finite
+        bad = int(np.count_nonzero(result.tokens_THW < 0))
+        message = (
+            f"clip {clip.clip_index}: {bad} of {result.tokens_THW.size} tokens come from values that are not finite"
+        )
+        return Reject(stage="encode", error="not_finite", message=message)
     for name, values in (("latents", result.latents_CTHW), ("logvar", result.logvar_CTHW if logvar else None)):
         if values is not None and not np.all(np.abs(values) <= _FLOAT16_MAX):  # false for NaN too
             bad = int(np.count_nonzero(~(np.abs(values) <= _FLOAT16_MAX)))
