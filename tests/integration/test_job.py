@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import JobConfig
+from pipeline.config import JobConfig, load_job
 from pipeline.job import JobResult, run_job
 from tests.integration.conftest import Place
 from tests.jobs_for_tests import SMALL_JOB, commits_without_hashes, dataset_rows, job, masked_parts, merge, store_of
@@ -82,15 +82,16 @@ def test_a_second_run_does_nothing_and_says_so(inline: tuple[JobConfig, JobResul
 
 
 def test_a_run_killed_half_way_ends_equal(inline: tuple[JobConfig, JobResult], place: Place, tmp_path: Path) -> None:
-    config = job(place.shards, place.new_output(), storage=place.storage)
+    output = place.new_output()
+    # On S3 through a Ray of its own, which must end with its driver.
+    executor = {"kind": "ray", "gpus_per_worker": 0} if place.storage else {"kind": "inline"}
+    raw = {"input": {"shards": place.shards}, "output": output, "storage": place.storage, "executor": executor}
     file = tmp_path / "job.yaml"
-    file.write_text(
-        yaml.safe_dump(
-            merge(SMALL_JOB, {"input": {"shards": place.shards}, "output": config.output, "storage": place.storage})
-        )
-    )
+    file.write_text(yaml.safe_dump(merge(SMALL_JOB, raw)))
+    config = load_job(file)
     store = store_of(config)
-    process = subprocess.Popen([sys.executable, "-m", "jobs.cli", "tokenize", str(file)], stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "jobs.cli", "tokenize", str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         # The fifth part is in the second shard: one shard is committed, one begun, one not.
         while len(list(store.list("data"))) < 5:
@@ -99,11 +100,9 @@ def test_a_run_killed_half_way_ends_equal(inline: tuple[JobConfig, JobResult], p
     finally:
         process.kill()
         process.wait()
-    commits = len(list(store.list("_commits")))
-    assert 1 <= commits < 3, "it was killed too early or too late"
-    parts = {info.path for info in store.list("data")}
-    result = run_job(config)
-    assert result.progress.shards_before == commits
-    assert parts < {info.path for info in store.list("data")}
-    assert result.progress.counters.videos <= NUM_CLIPS - len(parts), "what was written was done again"
+    left = len(list(store.list("_commits"))), len(list(store.list("data")))
+    assert left < (3, NUM_CLIPS), "it was killed too late"
+    result = run_job(job(place.shards, output, storage=place.storage))
+    assert not result.failures
+    assert result.progress.counters.videos <= NUM_CLIPS - left[1], "what was written was done again"
     assert_same(config, inline[0])
