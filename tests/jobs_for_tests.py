@@ -14,8 +14,9 @@ from pipeline.config import JobConfig, parse_job
 from pipeline.dataset import Dataset
 from pipeline.storage import Store, open_store
 from tests.media import pack_tar
+from tests.support import ROOT
 
-__all__ = ["dataset_rows", "job", "masked_parts", "merge", "pack_real_clips", "store_of"]
+__all__ = ["dataset_rows", "job", "masked_parts", "merge", "pack_real_clips", "real_clips", "store_of"]
 
 # One part a video, so that a shard has several, and a batch that the last clips of a part do not fill.
 SMALL_JOB: dict[str, Any] = {
@@ -41,12 +42,20 @@ def job(shards: Any, output: Any, **changes: Any) -> JobConfig:
     return parse_job(merge(raw, changes))
 
 
-def pack_real_clips(videos: Path, folder: Path) -> Path:
-    """Packs every clip of a folder into three shards, with a caption and JSON each."""
-    clips = sorted(path for path in videos.iterdir() if path.suffix in (".mp4", ".avi", ".mpg"))
-    for shard in range(3):
+def real_clips() -> list[Path]:
+    """The real clips beside the checkout; where there are none, those that the project carries."""
+    beside = ROOT.parent / "shared" / "videos"
+    folder = beside if beside.is_dir() else ROOT / "jobs" / "clips"
+    return sorted(path for path in folder.iterdir() if path.suffix in (".mp4", ".avi", ".mpg"))
+
+
+def pack_real_clips(folder: Path) -> Path:
+    """Packs the real clips into at most three shards, with a caption and JSON each."""
+    clips = real_clips()
+    num_shards = min(3, len(clips))
+    for shard in range(num_shards):
         members: list[tuple[str, Any]] = []
-        for path in clips[shard::3]:
+        for path in clips[shard::num_shards]:
             key = f"{path.stem}_{path.suffix[1:]}"
             members += [
                 (f"{key}{path.suffix}", path.read_bytes()),
