@@ -73,6 +73,7 @@ def build_rows(encoded: Iterable[tuple[Batch, list[EncodedClip]]], *, logvar: bo
         logvar: whether rows of a KL model hold the log-variance.
     """
     rows: dict[tuple[str, int], list[dict[str, object]]] = {}
+    texts: dict[tuple[str, int], dict[str, str | None]] = {}
     unfit: dict[tuple[str, int], Reject] = {}
     ends: list[VideoEnd] = []
     for batch, results in encoded:
@@ -81,11 +82,13 @@ def build_rows(encoded: Iterable[tuple[Batch, list[EncodedClip]]], *, logvar: bo
             problem = _unfit(clip, result, logvar=logvar)
             if problem is not None:
                 unfit.setdefault(video, problem)
-            rows.setdefault(video, []).append(_row(clip, result, logvar=logvar))
+            if video not in texts:
+                texts[video] = _caption_and_metadata(clip.ref.text)
+            rows.setdefault(video, []).append(_row(clip, result, texts[video], logvar=logvar))
         ends += batch.ends
         if batch.closes_part:
             yield _part(ends, rows, unfit)
-            rows, unfit, ends = {}, {}, []
+            rows, texts, unfit, ends = {}, {}, {}, []
 
 
 def row_id(clip: Clip) -> str:
@@ -153,8 +156,7 @@ def _unfit(clip: Clip, result: EncodedClip, *, logvar: bool) -> Reject | None:
     return None
 
 
-def _row(clip: Clip, result: EncodedClip, *, logvar: bool) -> dict[str, object]:
-    caption, metadata = _caption_and_metadata(clip.ref.text)
+def _row(clip: Clip, result: EncodedClip, text: Mapping[str, str | None], *, logvar: bool) -> dict[str, object]:
     frames, height, width, _ = clip.frames_THWC.shape
     start = float(clip.frame_seconds[0])
     row: dict[str, object] = {
@@ -174,8 +176,7 @@ def _row(clip: Clip, result: EncodedClip, *, logvar: bool) -> dict[str, object]:
         "source_fps": clip.source.fps,
         "source_codec": clip.source.codec,
         "flags": list(clip.flags),
-        "caption": caption,
-        "metadata": metadata,
+        **text,
     }
     grid = result.tokens_THW if result.tokens_THW is not None else result.latents_CTHW
     assert grid is not None, "an encoder gives tokens or latents"
@@ -187,7 +188,7 @@ def _row(clip: Clip, result: EncodedClip, *, logvar: bool) -> dict[str, object]:
         return row | {name: values.astype("<f2").tobytes() for name, values in payload.items() if values is not None}
 
 
-def _caption_and_metadata(text: Mapping[str, str]) -> tuple[str | None, str | None]:
+def _caption_and_metadata(text: Mapping[str, str]) -> dict[str, str | None]:
     """A sample's caption, and all its text: a JSON object by extension, in which JSON members stand parsed."""
     parsed = {name: _parse(content) if name.lower().endswith("json") else content for name, content in text.items()}
     caption = next((text[name].strip() for name in CAPTION_EXTENSIONS if name in text), None)
@@ -195,7 +196,8 @@ def _caption_and_metadata(text: Mapping[str, str]) -> tuple[str | None, str | No
         members = [value for value in parsed.values() if isinstance(value, dict)]
         found = [value[key] for value in members for key in CAPTION_KEYS if isinstance(value.get(key), str)]
         caption = _encodable(found[0]) if found else None
-    return caption, _encodable(json.dumps(parsed, ensure_ascii=False)) if parsed else None
+    metadata = _encodable(json.dumps(parsed, ensure_ascii=False)) if parsed else None
+    return {"caption": caption, "metadata": metadata}
 
 
 def _parse(content: str) -> object:

@@ -172,7 +172,10 @@ def test_inspect(vidtok: Cli, awkward: JobConfig) -> None:
     first = dataset_rows(awkward).slice(0, 5).to_pylist()
     assert [row[0] for row in rows] == [row["id"] for row in first], "ids must come out whole"
     assert rows[0][1:] == ["good", "0", "0.00", "17", "5x4x4", HOSTILE], "a caption is shown as it is"
-    assert len([line for line in vidtok("inspect", awkward.output, "--rows", "0").out.splitlines() if "5x4x4" in line]) == 0
+    assert (
+        len([line for line in vidtok("inspect", awkward.output, "--rows", "0").out.splitlines() if "5x4x4" in line])
+        == 0
+    )
 
 
 def test_decode(vidtok: Cli, awkward: JobConfig, tmp_path: Path) -> None:
@@ -200,9 +203,7 @@ def test_decode(vidtok: Cli, awkward: JobConfig, tmp_path: Path) -> None:
         ({"--device": "cuda:99"}, "--device cuda:99: "),
     ],
 )
-def test_decode_refused(
-    vidtok: Cli, awkward: JobConfig, tmp_path: Path, changes: dict[str, str], message: str
-) -> None:
+def test_decode_refused(vidtok: Cli, awkward: JobConfig, tmp_path: Path, changes: dict[str, str], message: str) -> None:
     options = {"--id": dataset_rows(awkward)["id"][0].as_py(), "--out": str(tmp_path / "x.mp4"), **changes}
     done = vidtok("decode", awkward.output, *[word for option in options.items() for word in option])
     assert done.code == 2 and message in done.err
@@ -241,7 +242,10 @@ def test_a_failed_shard_is_exit_1_and_the_others_are_done(
     ("changes", "messages"),
     [
         ({"clips": {"fsp": 3}, "executor": {"worker": 1}}, ["clips.fsp: ", "fps?", "executor.worker: "]),
-        ({"model": {"name": "vidtok_fsq_causal_488_3276"}}, ["unknown model", "did you mean vidtok_fsq_causal_488_32768"]),
+        (
+            {"model": {"name": "vidtok_fsq_causal_488_3276"}},
+            ["unknown model", "did you mean vidtok_fsq_causal_488_32768"],
+        ),
         ({"input": {"shards": "/none/{0..1}.tar"}}, ["/none/0.tar: there is no such tar", "/none/1.tar"]),
         ({"input": {"shards": "/none/*.tar"}}, ["nothing matches /none/*.tar"]),
         ({"output": "/dev/null/out"}, ["/dev/null/out"]),
@@ -386,14 +390,16 @@ def test_progress_on_a_terminal_is_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(0, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (185, "3m 05s"), (3599.7, "1h 00m"), (7620, "2h 07m")]
+    ("seconds", "shown"),
+    [(0, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (185, "3m 05s"), (3599.7, "1h 00m"), (7620, "2h 07m")],
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert human_seconds(seconds) == shown
 
 
 @pytest.mark.parametrize(
-    ("size", "shown"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1.5 * 2**30, "1.5 GiB"), (2**50, "1024.0 TiB")]
+    ("size", "shown"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1.5 * 2**30, "1.5 GiB"), (2**50, "1024.0 TiB")],
 )
 def test_sizes(size: float, shown: str) -> None:
     assert human_bytes(size) == shown

@@ -16,8 +16,8 @@ from pipeline.dataset import Dataset
 from pipeline.errors import CommitConflict
 from pipeline.job import run_job
 from pipeline.parts import FOOTER_KEY, describe_part, part_bytes, rejects_bytes, table_bytes
-from pipeline.records import Reject
 from pipeline.reconstruct import decode_row, load_decoder
+from pipeline.records import Reject
 from pipeline.rows import build_rows, row_schema
 from tests.jobs_for_tests import job, store_of
 from tests.media import gradient_frames, make_video, pack_tar

@@ -1,5 +1,6 @@
 """Whoever writes, dies or answers late: a shard's parts are one chain, and each video stands in it once."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -143,16 +144,6 @@ def test_garbage_in_the_chain_is_a_conflict(store: Store, data: bytes) -> None:
             act()
 
 
-def test_more_than_a_thousand_parts_are_found_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """p1000 sorts between p100 and p101."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
-    log = log_of(store)
-    for number in range(1, 1004):
-        log.append(part(f"v{number}", sample=number))
-    again = log_of(store)
-    assert again.position.sample == 1003 and again.parts[-1].name == "data/s-0-p1002.parquet"
-
-
 def test_a_neighbour_with_a_name_that_begins_alike(store: Store) -> None:
     log_of(store, shard=dataclasses.replace(SHARD, shard_id="s-0-p000", path="t.tar")).append(part("x", sample=1))
     assert log_of(store).parts == []
@@ -174,7 +165,7 @@ def test_commits(store: Store) -> None:
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff"])
 def test_garbage_for_a_commit_is_a_conflict(store: Store, data: bytes) -> None:
     store.put_if_absent(commit_path("s-0"), data)
-    with pytest.raises(CommitConflict, match="another commit of s.tar stands there"):
+    with pytest.raises(CommitConflict, match=r"another commit of s\.tar stands there"):
         log_of(store).commit()
 
 
@@ -293,7 +284,7 @@ def assert_each_video_once(attempts: Attempts, commit: dict[str, Any]) -> list[i
 
 some_videos = st.frozensets(st.integers(0, len(KEYS) - 1))
 sizes_of_parts = st.sampled_from([1, 20, 40, 10_000])
-racing = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+racing = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @racing
@@ -307,10 +298,8 @@ def test_an_attempt_goes_on_where_another_died(
     puts: int,
 ) -> None:
     attempts = Attempts(source, tmp_path_factory.mktemp("out"))
-    try:
+    with contextlib.suppress(Died):
         attempts.run(theirs, sizes[0], put_if_absent=attempts.dies_after(puts))
-    except Died:
-        pass
     commit = attempts.run(mine, sizes[1])
     assert set(assert_each_video_once(attempts, commit)) <= mine | theirs
 
@@ -339,10 +328,8 @@ def test_attempts_that_overlap(
     def put(path: str, data: bytes) -> bool:
         nonlocal ours
         if ours in rival_at:
-            try:
+            with contextlib.suppress(Died):
                 attempts.run(theirs, sizes[0], put_if_absent=attempts.dies_after(rival_puts))
-            except Died:
-                pass
         ours += 1
         return attempts.store.put_if_absent(path, data)
 

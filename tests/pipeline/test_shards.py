@@ -95,7 +95,17 @@ def test_an_unclosed_brace(listing: Listing) -> None:
 
 
 def test_ids_are_unique_and_safe_as_file_names(tmp_path: Path) -> None:
-    names = ["0.tar", "a/0.tar", "a b.tar", "ä ö.tar", "..tar", "--x.tgz", "x" * 200 + ".tar", "s~retry1.tar", "p:q?.tar"]
+    names = [
+        "0.tar",
+        "a/0.tar",
+        "a b.tar",
+        "ä ö.tar",
+        "..tar",
+        "--x.tgz",
+        "x" * 200 + ".tar",
+        "s~retry1.tar",
+        "p:q?.tar",
+    ]
     for name in names:
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)

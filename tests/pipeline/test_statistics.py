@@ -14,8 +14,9 @@ from tests.records_for_tests import batch_of, clip_of, random_latents, tokens_of
 
 def rows_of(*latents: np.ndarray) -> list[dict[str, Any]]:
     """Rows as a part holds them, of latents (C, T, H, W)."""
+    names = ("latent_t", "latent_h", "latent_w")
     return [
-        {"latents": values.astype("<f2").tobytes()} | dict(zip(("latent_t", "latent_h", "latent_w"), values.shape[1:]))
+        {"latents": values.astype("<f2").tobytes(), **dict(zip(names, values.shape[1:], strict=True))}
         for values in latents
     ]
 

@@ -87,11 +87,18 @@ def test_lists(store: Store) -> None:
     assert store.info("b") is None and store.info("b/9") is None
 
 
-def test_a_listing_is_never_an_old_one(store: Store) -> None:
+def test_a_listing_is_never_an_old_one(s3_endpoint: str, bucket: str, tmp_path: Path) -> None:
+    """Others write while we list."""
+    import boto3
+
+    store = open_store(f"s3://{bucket}/{tmp_path.name}", {"endpoint_url": s3_endpoint})
+    client = boto3.client("s3", endpoint_url=s3_endpoint)
     for number in range(3):
-        store.put_if_absent(f"d/{number}", b"")
-        assert len(list(store.list("d"))) == number + 1
-        assert len(list(store.glob("d/*"))) == number + 1
+        client.put_object(Bucket=bucket, Key=f"{tmp_path.name}/d/{number}", Body=b"1" * number)
+        assert len(list(store.list("d"))) == len(list(store.glob("d/*"))) == len(everything(store)) == number + 1
+        client.put_object(Bucket=bucket, Key=f"{tmp_path.name}/d/0", Body=b"x" * number)
+        info = store.info("d/0")
+        assert info is not None and info.size_bytes == len(store.read("d/0")) == number
 
 
 def test_an_etag_follows_the_content(s3_endpoint: str, bucket: str, tmp_path: Path) -> None:
@@ -149,7 +156,9 @@ def test_a_missing_bucket(s3_endpoint: str, verb: str, act: Callable[[Store], ob
 @pytest.mark.parametrize(("verb", "act"), ACTS)
 def test_a_server_that_is_not_there(no_retries: None, verb: str, act: Callable[[Store], object]) -> None:
     store = open_store("s3://bucket/root", {"endpoint_url": "http://127.0.0.1:1"})
-    with pytest.raises(StorageError, match=rf"cannot {verb} s3://bucket/root/d(/x)?: .*127\.0\.0\.1:1/bucket") as caught:
+    with pytest.raises(
+        StorageError, match=rf"cannot {verb} s3://bucket/root/d(/x)?: .*127\.0\.0\.1:1/bucket"
+    ) as caught:
         act(store)
     assert not any(secret in str(caught.value) for secret in SECRETS)
 

@@ -1,0 +1,182 @@
+"""Weights come from anywhere, are checked by what is in them, and are fetched once."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.config import ModelConfig
+from pipeline.errors import ConfigError, StorageError
+from pipeline.weights import Weights, load_weights, locate_weights
+from vidtok_model import MODELS, TokenizerConfig, VideoTokenizer, random_tokenizer
+
+NAME = "vidtok_fsq_causal_488_4096"
+FULL = MODELS[NAME]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VIDTOK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def narrow() -> TokenizerConfig:
+    return FULL.replace(base_channels=16)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(narrow: TokenizerConfig) -> VideoTokenizer:
+    return random_tokenizer(narrow, seed=3)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, tokenizer: VideoTokenizer) -> Path:
+    path = tmp_path / "weights.safetensors"
+    save_file(tokenizer.state_dict(), path)
+    return path
+
+
+def located(url: object, options: dict[str, Any] | None = None) -> Weights:
+    return locate_weights(ModelConfig(name=NAME, checkpoint=str(url)), options)
+
+
+def load(config: TokenizerConfig, weights: Weights, **options: Any) -> VideoTokenizer:
+    return load_weights(config, weights, **{"device": "cpu", "dtype": torch.float32, **options})
+
+
+def test_random_weights_follow_from_their_seed(narrow: TokenizerConfig) -> None:
+    model = ModelConfig(name=NAME, checkpoint="random", seed=3, overrides={"base_channels": 16})
+    weights = locate_weights(model)
+    assert (weights.is_random, weights.identity) == (True, "seed 3")
+    ours, expected = load(narrow, weights).state_dict(), random_tokenizer(narrow, seed=3).state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in expected.items())
+    assert locate_weights(ModelConfig(name=NAME, checkpoint="random")).identity == "seed 0"
+
+
+def test_a_local_file_is_known_by_its_content(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert located(checkpoint) == Weights(checkpoint=str(checkpoint), identity=expected)
+    monkeypatch.chdir(checkpoint.parent)
+    assert located("weights.safetensors") == located(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["none.ckpt", "", "folder"])
+def test_a_missing_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match=r"model\.checkpoint: /.*: there is no such file"):
+        located(tmp_path / name)
+
+
+def test_other_content_than_was_found_is_refused(checkpoint: Path, narrow: TokenizerConfig) -> None:
+    weights = located(checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes() + b" ")
+    with pytest.raises(
+        ConfigError, match=rf"model\.checkpoint: {checkpoint} has sha256 \w{{64}}, expected {weights.identity}"
+    ):
+        load(narrow, weights)
+
+
+def test_the_weights_may_lie_elsewhere_now(checkpoint: Path, tmp_path: Path) -> None:
+    weights = located(checkpoint)
+    moved = checkpoint.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load(FULL, weights)
+    # That they are found and are the same ones is told by the next complaint: they are too narrow for the real model.
+    with pytest.raises(ConfigError, match=rf"model\.checkpoint: {moved} doesn't fit {NAME}"):
+        load(FULL, weights, checkpoint=str(moved))
+
+
+def test_weights_of_another_model(tmp_path: Path) -> None:
+    path = tmp_path / "kl.safetensors"
+    save_file(
+        random_tokenizer(MODELS["vidtok_kl_causal_488_4chn"].replace(base_channels=16), seed=0).state_dict(), path
+    )
+    with pytest.raises(ConfigError, match=rf"model\.checkpoint: {path} doesn't fit {NAME}: of \d+ weights"):
+        load(FULL, located(path))
+
+
+@pytest.mark.parametrize("name", ["w.ckpt", "w.safetensors", "w.pt"])
+def test_garbage_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"garbage")
+    with pytest.raises(ConfigError, match=rf"model\.checkpoint: checkpoint {tmp_path}/{name}"):
+        load(FULL, located(tmp_path / name))
+
+
+class OnS3:
+    """A checkpoint in a bucket."""
+
+    def __init__(self, endpoint: str, bucket: str, key: str) -> None:
+        import boto3
+
+        self.options = {"endpoint_url": endpoint}
+        self.url = f"s3://{bucket}/{key}"
+        self._client = boto3.client("s3", endpoint_url=endpoint)
+        self._where = {"Bucket": bucket, "Key": key}
+
+    def put(self, data: bytes) -> None:
+        self._client.put_object(**self._where, Body=data)
+
+    def locate(self) -> Weights:
+        return located(self.url, self.options)
+
+
+@pytest.fixture
+def on_s3(s3_endpoint: str, bucket: str, tmp_path: Path) -> OnS3:
+    return OnS3(s3_endpoint, bucket, f"{tmp_path.name}/weights.safetensors")
+
+
+def test_a_checkpoint_on_s3_is_fetched_once(on_s3: OnS3, cache: Path) -> None:
+    on_s3.put(b"one")
+    weights = on_s3.locate()
+    assert weights == Weights(checkpoint=on_s3.url, identity=hashlib.sha256(b"one").hexdigest())
+    (cached,) = cache.iterdir()
+    assert cached.read_bytes() == b"one" and cached.suffix == ".safetensors"
+    cached.write_bytes(b"cached")  # read again, it must come from here
+    assert on_s3.locate().identity == hashlib.sha256(b"cached").hexdigest()
+    assert list(cache.iterdir()) == [cached], "and nothing temporary is left"
+
+
+def test_a_replaced_checkpoint_is_fetched_anew(on_s3: OnS3, cache: Path) -> None:
+    identities = []
+    for data in (b"one", b"two"):
+        on_s3.put(data)
+        identities.append(on_s3.locate().identity)
+    assert identities == [hashlib.sha256(data).hexdigest() for data in (b"one", b"two")]
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_download_that_breaks_off_leaves_nothing(on_s3: OnS3, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_s3.put(b"one")
+    calls = iter([b"o"])
+
+    def read(*_: object) -> bytes:
+        try:
+            return next(calls)
+        except StopIteration:
+            raise StorageError("connection reset") from None
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.storage.reader.ObjectReader.read", read)
+        with pytest.raises(StorageError, match="connection reset"):
+            on_s3.locate()
+    assert list(cache.iterdir()) == []
+    assert on_s3.locate().identity == hashlib.sha256(b"one").hexdigest()
+
+
+def test_a_missing_object_and_a_missing_bucket(on_s3: OnS3) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.checkpoint: {on_s3.url}: there is no such object"):
+        on_s3.locate()
+    with pytest.raises(StorageError, match=r"s3://nobucket/w\.ckpt: .*bucket does not exist"):
+        located("s3://nobucket/w.ckpt", on_s3.options)
+
+
+def test_a_prefix_is_no_checkpoint(on_s3: OnS3) -> None:
+    on_s3.put(b"one")
+    with pytest.raises(ConfigError, match="there is no such object"):
+        located(on_s3.url.rpartition("/")[0], on_s3.options)
+    with pytest.raises(ConfigError, match="there is no such object"):
+        located(on_s3.url[:-3], on_s3.options)
