@@ -88,20 +88,21 @@ def load_weights(
 
 
 def _local_file(url: str, options: Mapping[str, Any] | None) -> Path:
-    folder, _, name = url.rpartition("/")
     if "://" not in url:
         if not Path(url).is_file():
             raise ConfigError(f"model.checkpoint: {url}: there is no such file")
         return Path(url)
+    path, question, query = url.partition("?")  # a presigned link's signature may hold slashes and dots
+    folder, _, name = path.rpartition("/")
     store = open_store(folder, options)
-    found = store.info(name)
+    found = store.info(name + question + query)
     if found is None:
         raise ConfigError(f"model.checkpoint: {redact_url(url)}: there is no such object")
     # Named by what the store says of the content, so that a replaced checkpoint is fetched again.
-    key = hashlib.sha256(f"{url} {found.size_bytes} {found.etag}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{path} {found.size_bytes} {found.etag}".encode()).hexdigest()[:32]
     cached = _cache_folder() / f"{key}{Path(name).suffix}"
     if not cached.exists():
-        _fetch(store.open(name), cached)
+        _fetch(store.open(name + question + query), cached)
     return cached
 
 

@@ -1,6 +1,10 @@
 """Weights come from anywhere, are checked by what is in them, and are fetched once."""
 
 import hashlib
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +108,34 @@ def test_garbage_is_no_checkpoint(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"garbage")
     with pytest.raises(ConfigError, match=rf"model\.checkpoint: checkpoint {tmp_path}/{name}"):
         load(FULL, located(tmp_path / name))
+
+
+@pytest.fixture
+def web_server(tmp_path: Path) -> Iterator[str]:
+    """Serves tmp_path."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("query", ["", "?X-Amz-Credential=AKIA/2024/s3&X-Amz-Signature=hunter2.x"])
+def test_a_checkpoint_behind_a_link(web_server: str, checkpoint: Path, cache: Path, query: str) -> None:
+    """A presigned link's signature neither confuses nor is kept."""
+    url = f"{web_server}/{checkpoint.name}"
+    weights = located(url + query)
+    assert weights == Weights(checkpoint=url, identity=located(checkpoint).identity)
+    (cached,) = cache.iterdir()
+    assert cached.suffix == ".safetensors" and "hunter2" not in cached.name
+    with pytest.raises(ConfigError, match=rf"{cached} doesn't fit {NAME}"):
+        load(FULL, weights, checkpoint=url + query)
+    with pytest.raises(ConfigError, match=rf"model\.checkpoint: {url}x: there is no such object"):
+        located(url + "x" + query)
 
 
 class OnS3:
