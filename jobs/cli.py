@@ -17,8 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.display import ProgressDisplay
-from pipeline.config import RANDOM_CHECKPOINT, JobConfig, load_job
+from pipeline.config import RANDOM_CHECKPOINT, JobConfig
 from pipeline.errors import ConfigError, VidtokError
+from pipeline.job_file import load_job
 
 __all__ = ["app", "main"]
 
@@ -64,7 +65,9 @@ def tokenize(
         raise typer.Exit(EXIT_INTERRUPTED) from None
     progress = result.progress
     if progress.shards_before == progress.shards:
-        out.print(f"Nothing to do: all {progress.shards} shards are committed in {escape(result.output)}")
+        out.print(
+            f"Nothing to do: all {progress.shards} shards are committed in {escape(result.output)}", soft_wrap=True
+        )
         return
     _summarise(config, result)
     if result.failures:
@@ -79,12 +82,16 @@ def _summarise(config: JobConfig, result: Any) -> None:
     out.print(f"Committed {progress.shards_before + progress.shards_done} of {progress.shards} shards{before}")
     out.print(
         f"This run: {totals['videos']:,} videos, {totals['rows']:,} clips, {totals['tokens']:,} tokens, "
-        f"{rejects:,} rejects, in {escape(result.output)}"
+        f"{rejects:,} rejects, in {escape(result.output)}",
+        soft_wrap=True,
     )
     if rejects:
-        out.print(f"`vidtok inspect {escape(config.output)}` shows why videos were rejected")
+        out.print(f"`vidtok inspect {escape(config.output)}` shows why videos were rejected", soft_wrap=True)
     for failure in result.failures:
-        err.print(f"[red]failed[/] {escape(failure.path)} after {failure.attempts} attempts: {escape(failure.error)}")
+        err.print(
+            f"[red]failed[/] {escape(failure.path)} after {failure.attempts} attempts: {escape(failure.error)}",
+            soft_wrap=True,
+        )
     if result.failures:
         err.print("Run the same command again to try these shards once more.")
 

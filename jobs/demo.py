@@ -20,9 +20,10 @@ from PIL import Image
 from rich.console import Console
 
 from pipeline.clips import cut_clips
-from pipeline.config import JobConfig, load_job
+from pipeline.config import JobConfig
 from pipeline.dataset import Dataset, read_inputs
 from pipeline.decode import decode_video
+from pipeline.job_file import load_job
 from pipeline.reconstruct import decode_row, load_decoder
 from pipeline.records import Clip, Frames, Position
 from pipeline.rows import row_id

@@ -1,18 +1,12 @@
-"""The job file, as types: what a person may write, checked all at once.
+"""The job file, as types: what a person may write.
 
 `vidtok config --schema` prints these models, so each field says what it means and in which unit.
 """
 
-import difflib
-import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.errors import ConfigError
 from pipeline.storage import absolute_url
 from vidtok_model import TokenizerConfig, get_config
 
@@ -25,13 +19,9 @@ __all__ = [
     "RowsConfig",
     "StorageConfig",
     "StoreConfig",
-    "load_job",
-    "parse_job",
 ]
 
 RANDOM_CHECKPOINT = "random"
-# PyYAML raises ValueError for 2024-13-45 (no date), and RecursionError for a thousand brackets.
-_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 class _Section(BaseModel):
@@ -45,6 +35,14 @@ class InputConfig(_Section):
         description="WebDataset tars: a path, a brace pattern (data/{000..127}.tar), a glob, a folder or a prefix "
         "(s3://bucket/prefix/), or a list of these."
     )
+
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _is_patterns(cls, shards: object) -> object:
+        # Said here in one line; pydantic has one for each member of the union.
+        if not isinstance(shards, str) and not (isinstance(shards, list) and all(isinstance(s, str) for s in shards)):
+            raise ValueError(f"expected a pattern or a list of patterns, found {shards!r}")
+        return shards
 
     @field_validator("shards")
     @classmethod
@@ -102,7 +100,9 @@ class ClipsConfig(_Section):
     """How a video becomes clips."""
 
     fps: float | None = Field(
-        default=None, gt=0, description="Frames a second to take, by presentation time; never above the source's own."
+        default=None,
+        ge=0.001,
+        description="Frames a second to take, by presentation time; never above the source's own.",
     )
     every: int | None = Field(default=None, gt=0, description="Take every n-th frame, in place of fps.")
     num_frames: int | None = Field(
@@ -225,83 +225,3 @@ class JobConfig(_Section):
         if self.rows.logvar and config.is_discrete:
             raise ValueError(f"rows.logvar: {self.model.name} is an FSQ model and has no log-variance")
         return self
-
-
-def load_job(path: str | Path, assignments: Iterable[str] = ()) -> JobConfig:
-    """Reads a job file.
-
-    Args:
-        path: a local YAML file.
-        assignments: `key.sub=value` each, applied over the file; the value is read as YAML.
-
-    Raises:
-        ConfigError: the file cannot be read, or does not say a job; all problems at once.
-    """
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except _NOT_YAML as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected a mapping with input, output and model, found {type(raw).__name__}")
-    for assignment in assignments:
-        _assign(raw, assignment)
-    return parse_job(raw)
-
-
-def parse_job(raw: Mapping[str, Any]) -> JobConfig:
-    """Checks a job given as plain values.
-
-    Raises:
-        ConfigError: with one line for each problem.
-    """
-    try:
-        return JobConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError([_explain(problem) for problem in error.errors()]) from None
-
-
-def _assign(raw: dict[str, Any], assignment: str) -> None:
-    key, equals, value = assignment.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {assignment}: expected key=value, such as executor.num_workers=4")
-    *parents, name = key.strip().split(".")
-    target = raw
-    for parent in parents:
-        inner = target.setdefault(parent, {})
-        if inner is None:
-            inner = target[parent] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {assignment}: {parent} is {inner!r}, which has no keys")
-        target = inner
-    try:
-        target[name] = yaml.safe_load(value)
-    except _NOT_YAML:
-        raise ConfigError(f"--set {assignment}: {value!r} is not a YAML value") from None
-
-
-def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        known = _keys_beside(problem["loc"])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        return f"{key}: there is no such key" + (f"; did you mean {near[0]}?" if near else f" (there are {known})")
-    if problem["type"] == "missing":
-        return f"{key}: is required"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    # What was found may be a URL with a password, in a place where none is looked for.
-    found = re.sub(r"(?<=://)[^@\s]*@", "", repr(problem["input"]))
-    return f"{key}: {message} (found {found})"
-
-
-def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
-    section: Any = JobConfig
-    for part in location[:-1]:
-        field = section.model_fields.get(part)
-        if field is None:
-            return []
-        section = field.annotation
-    return list(section.model_fields)

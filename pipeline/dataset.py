@@ -73,6 +73,11 @@ class Dataset:
         self.description = description
 
     @classmethod
+    def exists(cls, store: Store) -> bool:
+        """Whether a dataset stands in a store."""
+        return store.info(DATASET_FILE) is not None
+
+    @classmethod
     def create(cls, store: Store, description: Mapping[str, Any]) -> "Dataset":
         """Puts dataset.json where there is none, else joins the dataset that stands there.
 
@@ -82,7 +87,7 @@ class Dataset:
         """
         data = json.dumps(description, indent=1, ensure_ascii=False).encode()
         # Looking first spares a store without the dataset's folder an empty one, and a reader's right to write.
-        if store.read_if_there(DATASET_FILE) is None:
+        if not cls.exists(store):
             store.put_if_absent(DATASET_FILE, data)
         standing = cls.open(store)
         if standing.description["fingerprint"] != description["fingerprint"]:

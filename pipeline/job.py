@@ -18,7 +18,7 @@ from pipeline.records import Shard
 from pipeline.rows import FORMAT_VERSION
 from pipeline.shards import list_shards, relative_patterns
 from pipeline.storage import open_store, redact_url
-from pipeline.weights import Weights, locate_weights
+from pipeline.weights import Weights, load_weights, locate_weights
 from pipeline.worker import WorkOrder
 
 __all__ = ["JobResult", "Progress", "describe", "make_executor", "prepare", "run_job"]
@@ -81,7 +81,18 @@ def prepare(config: JobConfig) -> tuple[dict[str, Any], list[Shard], int]:
     shards = read_inputs(store)
     if shards is None:
         shards = list_shards(config.input.shards, input_options)  # before anything is written
-    description = describe(config, locate_weights(config.model, input_options))
+    weights = locate_weights(config.model, input_options)
+    description = describe(config, weights)
+    if not Dataset.exists(store):
+        # A checkpoint that does not fit must not leave a dataset behind, which the right one would not match.
+        load_weights(
+            config.model.tokenizer_config(),
+            weights,
+            checkpoint=config.model.checkpoint,
+            device="cpu",
+            dtype=torch.float32,
+            options=input_options,
+        )
     dataset = Dataset.create(store, description)
     first_patterns = dataset.description["job"]["input"]["shards"]
     if relative_patterns(first_patterns) != relative_patterns(config.input.shards):

@@ -191,7 +191,7 @@ def _row(clip: Clip, result: EncodedClip, text: Mapping[str, str | None], *, log
 def _caption_and_metadata(text: Mapping[str, str]) -> dict[str, str | None]:
     """A sample's caption, and all its text: a JSON object by extension, in which JSON members stand parsed."""
     parsed = {name: _parse(content) if name.lower().endswith("json") else content for name, content in text.items()}
-    caption = next((text[name].strip() for name in CAPTION_EXTENSIONS if name in text), None)
+    caption = next((text[name].strip() for name in CAPTION_EXTENSIONS if text.get(name, "").strip()), None)
     if caption is None:
         members = [value for value in parsed.values() if isinstance(value, dict)]
         found = [value[key] for value in members for key in CAPTION_KEYS if isinstance(value.get(key), str)]

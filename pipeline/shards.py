@@ -81,6 +81,9 @@ def list_shards(patterns: str | Iterable[str], options: Mapping[str, Any] | None
         next(store.list(), None)  # raises where the whole bucket is missing, which a glob takes for empty
         tried = ", ".join(redact_url(pattern) for pattern in _as_list(patterns))
         raise ConfigError(f"input.shards: nothing matches {tried} (expected {', '.join(TAR_SUFFIXES)} files)")
+    for path in found:
+        if not path.isprintable():  # a name that is not UTF-8 comes with half surrogate pairs, which no column holds
+            raise ConfigError(f"input.shards: {path!a}: the name of a tar must be printable UTF-8")
     return [
         Shard(shard_id=_shard_id(path), path=path, size_bytes=info.size_bytes, etag=info.etag)
         for path, info in sorted(found.items())

@@ -82,7 +82,7 @@ def load_weights(
     if found != weights.identity:
         raise ConfigError(f"model.checkpoint: {redact_url(url)} has sha256 {found}, expected {weights.identity}")
     try:
-        return load_tokenizer(config.name, path, device=device, dtype=dtype)
+        return load_tokenizer(config, path, device=device, dtype=dtype)
     except ValueError as error:
         raise ConfigError(f"model.checkpoint: {error}") from None
 

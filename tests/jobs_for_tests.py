@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import JobConfig, parse_job
+from pipeline.config import JobConfig
 from pipeline.dataset import Dataset
+from pipeline.job_file import parse_job
 from pipeline.storage import Store, open_store
 from tests.media import pack_tar
 from tests.support import ROOT

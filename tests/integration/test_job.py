@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import JobConfig, load_job
+from pipeline.config import JobConfig
 from pipeline.job import JobResult, run_job
+from pipeline.job_file import load_job
 from tests.integration.conftest import Place
 from tests.jobs_for_tests import (
     SMALL_JOB,

@@ -112,7 +112,7 @@ def test_a_shard_that_fails_is_given_up_and_the_others_are_committed(shards: Pat
     assert "when the input was listed" in failure.error and "Traceback" not in failure.error
 
 
-def test_a_worker_that_cannot_load_its_weights_says_so(shards: Path, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_leave_nothing_behind(shards: Path, tmp_path: Path) -> None:
     weights = tmp_path / "other.safetensors"
     small = MODELS["vidtok_fsq_causal_488_32768"].replace(base_channels=16)
     save_file(random_tokenizer(small, seed=1).state_dict(), weights)
@@ -120,3 +120,4 @@ def test_a_worker_that_cannot_load_its_weights_says_so(shards: Path, tmp_path: P
     config = job(shards, tmp_path / "out", executor={"kind": "ray", "gpus_per_worker": 0})
     with pytest.raises(ConfigError, match=r"model\.checkpoint: .*other\.safetensors"):
         run_job(config.model_copy(update={"model": model}))
+    assert not (tmp_path / "out").exists(), "nothing was done, so the job can be mended and run"

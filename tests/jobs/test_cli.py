@@ -21,9 +21,10 @@ from rich.console import Console
 import jobs.cli
 import pipeline.job
 from jobs.display import ProgressDisplay, human_bytes, human_seconds
-from pipeline.config import JobConfig, parse_job
+from pipeline.config import JobConfig
 from pipeline.dataset import Dataset
 from pipeline.job import Progress, prepare, run_job
+from pipeline.job_file import parse_job
 from pipeline.parts import describe_part
 from pipeline.progress import Counters
 from pipeline.storage import open_store

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import JobConfig, load_job, parse_job
+from pipeline.config import JobConfig
 from pipeline.errors import ConfigError
+from pipeline.job_file import load_job, parse_job
 from tests.jobs_for_tests import SMALL_JOB, merge
 
 MODEL = "vidtok_fsq_causal_488_32768"
 KL_MODEL = {"name": "vidtok_kl_causal_488_4chn", "checkpoint": "random"}
 BASE = merge(SMALL_JOB, {"input": {"shards": "/in"}, "output": "/out"})
 
-# The job file of the request, word for word.
+# As a person first meets it in the documentation.
 EXAMPLE = """
 input: {shards: "data/{000..127}.tar"}
 output: s3://bucket/tokens/kinetics
@@ -42,7 +43,7 @@ def job_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_example_of_the_request(tmp_path: Path) -> None:
+def test_a_whole_job_file(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(EXAMPLE)
     job = load_job(path)
@@ -213,3 +214,14 @@ def test_every_field_of_the_schema_is_described() -> None:
     described = {name: field.get("description", "") for name, field in _fields(schema)}
     assert "StoreConfig.endpoint_url" in described and "JobConfig.input" in described
     assert [name for name, text in described.items() if len(text) < 10] == []
+
+
+@pytest.mark.parametrize("shards", [5, None, [], ["a.tar", 5], {"a": "b"}])
+def test_shards_of_another_type_are_one_line(shards: object) -> None:
+    (problem,) = problems(input={"shards": shards})
+    assert problem.startswith("input.shards: ")
+
+
+def test_a_rate_too_small_to_be_meant() -> None:
+    (problem,) = problems(clips={"fps": 1e-9})
+    assert problem.startswith("clips.fps: ")

@@ -163,6 +163,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ({"JSON": '{"caption": "c"}'}, "c", {"JSON": {"caption": "c"}}),
         ({"json": '{"text": "t", "title": "u"}'}, "t", {"json": {"text": "t", "title": "u"}}),
         ({"json": '{"caption": 5, "text": "t"}'}, "t", {"json": {"caption": 5, "text": "t"}}),
+        ({"txt": " \n", "json": '{"caption": "c"}'}, "c", {"txt": " \n", "json": {"caption": "c"}}),
         ({"txt": "x", "json": '{"caption": "c"}'}, "x", {"txt": "x", "json": {"caption": "c"}}),
         ({"json": '["caption"]'}, None, {"json": ["caption"]}),
         ({"json": "{no json"}, None, {"json": "{no json"}),

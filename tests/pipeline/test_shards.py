@@ -200,3 +200,10 @@ def test_tars_of_two_top_level_folders(tmp_path: Path) -> None:
 def test_a_missing_bucket_is_told(s3_endpoint: str, pattern: str) -> None:
     with pytest.raises(StorageError, match=r"s3://nobucket.*bucket does not exist"):
         list_shards(f"s3://nobucket{pattern}", {"endpoint_url": s3_endpoint})
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ok.tar").touch()
+    Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.tar")).touch()
+    with pytest.raises(ConfigError, match=r"'caf\\udce9\.tar': the name of a tar must be printable UTF-8"):
+        list_shards(str(tmp_path))
