@@ -384,7 +384,7 @@ def test_progress_off_a_terminal_is_plain_lines(monkeypatch: pytest.MonkeyPatch)
 
 def test_progress_on_a_terminal_is_drawn() -> None:
     sink = io.StringIO()
-    with ProgressDisplay(Console(file=sink, width=120, force_terminal=True)) as display:
+    with ProgressDisplay(Console(file=sink, width=120, force_terminal=True, _environ={"TERM": "xterm"})) as display:
         display(Progress(shards=0, shards_before=0))  # nothing is known yet
         display(progress(1))
     assert "\x1b[" in sink.getvalue() and "2/4" in sink.getvalue() and "1,200" in sink.getvalue()
