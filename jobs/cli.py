@@ -159,7 +159,10 @@ def decode(
 
 
 def _log_to(console: Console, level: int) -> None:
-    handler = RichHandler(console=console, show_path=False, rich_tracebacks=True)
+    # Off a terminal a record is one line, not broken to the width of one.
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, rich_tracebacks=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     for package in ("pipeline", "vidtok_model", "jobs"):
         logging.getLogger(package).setLevel(level)

@@ -66,7 +66,9 @@ class ProgressDisplay:
             self._live.update(self._panel(progress, facts))
         elif time.monotonic() - self._last_line >= _LINE_SECONDS:
             self._last_line = time.monotonic()
-            self._console.print("  ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
+            self._console.print(
+                "  ".join(f"{name} {value}" for name, value in facts.items()), highlight=False, soft_wrap=True
+            )
 
     def _facts(self, progress: Progress) -> dict[str, str]:
         counters = progress.counters

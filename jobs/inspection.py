@@ -69,18 +69,19 @@ def show_dataset(console: Console, root: str, *, rows: int, options: Mapping[str
 
 
 def _show_rejects(console: Console, dataset: Dataset, commits: list[dict[str, Any]]) -> None:
-    counts = sum((Counter(commit["rejects_by_class"]) for commit in commits), Counter[str]())
-    if not counts:
+    if not any(commit["rejects_by_class"] for commit in commits):
         return
     rejects = dataset.rejects()
-    examples = {row["error"]: row for row in reversed(rejects.to_pylist())} if rejects is not None else {}
+    rows = rejects.to_pylist() if rejects is not None else []
+    counts = Counter((row["error"], row["stage"]) for row in rows)
+    examples = {(row["error"], row["stage"]): row for row in reversed(rows)}
     table = Table(
         "rejects", "class", "stage", "for example", "message", title="Videos without rows", title_justify="left"
     )
-    for error, count in counts.most_common():
-        row = examples[error]
-        where = f"{row['source_shard']}: {row['source_key']}"
-        table.add_row(f"{count:,}", error, row["stage"], where, row["message"])
+    for (error, stage), count in counts.most_common():
+        row = examples[error, stage]
+        where = f"{row['source_shard']}: {row['source_key']}" if row["source_key"] else row["source_shard"]
+        table.add_row(f"{count:,}", error, stage, where, row["message"])
     console.print(table, markup=False)
 
 

@@ -168,6 +168,9 @@ class StoreConfig(_Section):
     anon: bool | None = Field(default=None, description="Read without credentials (public buckets).")
     region: str | None = Field(default=None, description="S3 region.")
     profile: str | None = Field(default=None, description="Profile of ~/.aws/credentials.")
+    retry_seconds: float = Field(
+        default=60, ge=0, description="How long a request that fails for a passing reason is sent again."
+    )
 
     @field_validator("endpoint_url")
     @classmethod
@@ -177,11 +180,21 @@ class StoreConfig(_Section):
         return url
 
 
+class OutputStoreConfig(StoreConfig):
+    """How to reach the store of the dataset."""
+
+    allow_single_writer: bool = Field(
+        default=False,
+        description="Write to a store that cannot refuse a second write of a name. Two jobs at once on such an output "
+        "can spoil it.",
+    )
+
+
 class StorageConfig(_Section):
     """How to reach the stores, for each side."""
 
     input: StoreConfig = Field(default_factory=StoreConfig, description="The store of the shards and the checkpoint.")
-    output: StoreConfig = Field(default_factory=StoreConfig, description="The store of the dataset.")
+    output: OutputStoreConfig = Field(default_factory=OutputStoreConfig, description="The store of the dataset.")
 
 
 class JobConfig(_Section):
@@ -209,9 +222,14 @@ class JobConfig(_Section):
     def _check(self) -> "JobConfig":
         config = self.model.tokenizer_config()
         try:
-            config.latent_frames(self.clip_frames)
+            decoded = config.decoded_frames(config.latent_frames(self.clip_frames))
         except ValueError as error:
             raise ValueError(f"clips.num_frames: {error}") from None
+        if decoded < self.clip_frames:
+            raise ValueError(
+                f"clips.num_frames: {self.model.name} gives back {decoded} of {self.clip_frames} frames; expected "
+                f"k*{config.time_factor} + 1 (1, {config.time_factor + 1}, {2 * config.time_factor + 1}, ...)"
+            )
         if self.clips.size % config.spatial_factor:
             raise ValueError(
                 f"clips.size: {self.clips.size} is not a multiple of {config.spatial_factor}, the spatial factor "

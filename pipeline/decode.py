@@ -26,6 +26,8 @@ __all__ = ["SAMPLER_VERSION", "DecodedFrame", "decode_video", "resize_and_crop"]
 
 # Enters the fingerprint. Raise it when the same job would take other frames or make other pixels of them.
 SAMPLER_VERSION = 1
+# A "video" may be a playlist, which must not open the files or links that it names.
+_NO_FILES = {"protocol_whitelist": "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ def decode_video(video: Video, clips: ClipsConfig, *, threads: int = 1) -> Itera
     """
     flags: dict[str, None] = {}  # in the order of their appearance
     with _open(video) as container:
-        stream = container.streams.video[0] if container.streams.video else None
+        stream = cast("VideoStream | None", container.streams.best("video"))  # never a cover
         if stream is None:
             raise SampleError("probe", "no_video", f"{_summary(video, container)} has no video stream")
         if stream.codec_context is None:
@@ -124,7 +126,10 @@ def _open(video: Video) -> AbstractContextManager[InputContainer]:
     if not video.data:
         raise SampleError("probe", "unreadable", "the video has 0 bytes")
     try:
-        return cast("AbstractContextManager[InputContainer]", av.open(io.BytesIO(video.data), metadata_errors="ignore"))
+        return cast(
+            "AbstractContextManager[InputContainer]",
+            av.open(io.BytesIO(video.data), metadata_errors="ignore", options=_NO_FILES),
+        )
     except (av.error.FFmpegError, ValueError) as error:
         raise SampleError(
             "probe", "unreadable", f"{len(video.data)} bytes that no demuxer recognises as a video: {_said(error)}"

@@ -64,8 +64,8 @@ class CommitConflict(VidtokError):
     """Something else stands where our result belongs, under the same fingerprint. A person has to look."""
 
 
-class CommitStateUnknown(VidtokError):
-    """A write was sent and no answer came. Read back before trying again."""
+class CommitStateUnknown(StorageError):
+    """A write was sent and no answer came. The shard is tried again, which begins with reading what stands there."""
 
 
 class ErrorBudgetExceeded(VidtokError):

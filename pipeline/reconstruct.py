@@ -52,8 +52,7 @@ def decode_row(row: Mapping[str, Any], tokenizer: VideoTokenizer) -> Frames:
         tokenizer: the model that made it.
 
     Returns:
-        uint8 RGB frames (T, H, W, 3). A version 1.0 causal model gives fewer than `num_frames` where these are a
-        multiple of its time factor: the last ones.
+        uint8 RGB frames (num_frames, H, W, 3), padding included.
     """
     shape = (row["latent_t"], row["latent_h"], row["latent_w"])
     device = next(tokenizer.parameters()).device

@@ -7,26 +7,28 @@ follows a damaged header, and every input video must be accounted for here.
 
 import gzip
 import logging
-import posixpath
-import tarfile
-import zlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, cast
 
-from webdataset.tariterators import base_plus_ext
-
 from pipeline.errors import ShardError
 from pipeline.records import Position, Reject, Shard, Video, VideoRef
 from pipeline.storage import Store
+from pipeline.tars import Damage, Member, TarEnd, read_members
 
 __all__ = ["VIDEO_EXTENSIONS", "read_shard"]
 
-VIDEO_EXTENSIONS = frozenset(
-    "3gp asf avi flv gif m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf ogg ogv ts webm wmv".split()  # noqa: SIM905
-)
-_TAR_BLOCK = 512
+_VIDEO_EXTENSIONS = """
+    264 265 3g2 3gp asf av1 avi divx dv f4v flv gif h264 h265 hevc ivf m1v m2p m2ts m2v m4v mjpeg mjpg mkv mov mp4 mpe
+    mpeg mpg mpv mts mxf nut obu ogm ogv qt rm rmvb ts vob webm wmv wtv y4m
+"""
+VIDEO_EXTENSIONS = frozenset(_VIDEO_EXTENSIONS.split())
+# What lies beside videos and is none. A member of any other kind is tried where no name says which is the video.
+_OTHER = "aac bmp cls flac jpeg jpg m4a mp3 npy npz oga opus pickle pkl png pt pth tif tiff wav webp"
+_OTHER_EXTENSIONS = frozenset(_OTHER.split())
+_TEXT_EXTENSIONS = frozenset({"cap", "caption", "json", "txt"})
 
 log = logging.getLogger(__name__)
 
@@ -34,30 +36,8 @@ log = logging.getLogger(__name__)
 @dataclass
 class _Sample:
     key: str
-    members: dict[str, bytes] = field(default_factory=dict)  # by extension
-
-
-@dataclass(frozen=True)
-class _Member:
-    key: str
-    extension: str
-    data: bytes
-    offset: int  # of its header
-
-
-@dataclass(frozen=True)
-class _TarEnd:
-    offset: int
-    damage: "_Damage | None"
-
-
-class _Damage(Exception):
-    """The tar cannot be read further; what came before stands."""
-
-    def __init__(self, error: str, message: str, key: str = "") -> None:
-        super().__init__(message)
-        self.error = error
-        self.key = key
+    members: dict[str, Member] = field(default_factory=dict)  # by extension
+    damage: Damage | None = None  # the tar broke off in it
 
 
 def read_shard(
@@ -78,62 +58,88 @@ def read_shard(
         ShardError: the tar is not the one that was listed.
         StorageError: the store failed, which says nothing about the tar.
     """
+    if start.offset is not None and start.offset > shard.size_bytes:
+        return  # the part before went to where the tar breaks off
     counts = Counter(seen or {})
+    index = start.sample if start.offset is not None else 0
+    for sample, end_offset in _samples(store, shard, start.offset):
+        index += 1
+        if index > start.sample:  # a compressed tar is read from its beginning
+            yield from _videos(sample, shard, Position(sample=index, offset=end_offset), counts)
 
-    def video(key: str, data: bytes, text: dict[str, str], reject: Reject | None, end: Position | None) -> Video:
+
+def _videos(sample: _Sample, shard: Shard, end: Position, counts: Counter[str]) -> Iterator[Video]:
+    videos = _choose_videos(sample)
+    reject = None
+    if sample.damage is not None:
+        reject = Reject(stage="read", error=sample.damage.error, message=sample.damage.message)
+    elif not videos:
+        members = ", ".join(f"{sample.key}.{name}" if name else sample.key for name in sample.members)
+        reject = Reject(stage="read", error="no_video", message=f"expected a video among {members}")
+    for number, member in enumerate(videos or [None], 1):
+        key = sample.key if member is None or len(videos) == 1 else f"{sample.key}.{member.extension}"
         if key and counts[key] == 1:
             log.warning("%s: key %r stands there more than once; all its videos are kept", shard.path, key)
+        data = member.data if member is not None and reject is None else b""
         ref = VideoRef(
             shard_id=shard.shard_id,
             source_shard=shard.path,
             key=key,
             occurrence=counts[key],
             size_bytes=len(data),
-            text=text,
+            text=_text_of(member, sample, videos, shard.path),
         )
         counts[key] += 1
-        return Video(ref=ref, data=data, reject=reject, end=end)
-
-    if start.sample and start.offset is not None and start.offset >= shard.size_bytes:
-        return  # the part before went to where the tar breaks off
-    index = start.sample if start.offset is not None else 0
-    try:
-        for sample, end_offset in _samples(store, shard, start.offset):
-            index += 1
-            if index <= start.sample:
-                continue  # a compressed tar is read from its beginning
-            end = Position(sample=index, offset=end_offset)
-            videos, text = _sort_out(sample)
-            if not videos:
-                members = ", ".join(f"{sample.key}.{name}" if name else sample.key for name in sample.members)
-                reject = Reject(stage="read", error="no_video", message=f"expected a video among {members}")
-                yield video(sample.key, b"", text, reject, end)
-            for number, extension in enumerate(videos, 1):
-                key = sample.key if len(videos) == 1 else f"{sample.key}.{extension}"
-                yield video(key, sample.members[extension], text, None, end if number == len(videos) else None)
-    except _Damage as damage:
-        end = Position(sample=index + 1, offset=None if _is_compressed(shard) else shard.size_bytes)
-        if end.sample > start.sample:
-            reject = Reject(stage="read", error=damage.error, message=str(damage))
-            yield video(damage.key, b"", {}, reject, end)
+        link = None
+        if member is not None and member.link:
+            message = f"a link to {member.link!r} in the tar, which holds no video; links are not followed"
+            link = Reject(stage="read", error="unreadable", message=message)
+        last = number >= len(videos)
+        yield Video(ref=ref, data=data, reject=reject or link, end=end if last else None)
 
 
-def _sort_out(sample: _Sample) -> tuple[list[str], dict[str, str]]:
-    """The extensions of a sample's videos, and its text by extension."""
-    videos = [name for name in sample.members if name.rpartition(".")[2].lower() in VIDEO_EXTENSIONS]
-    text = {
-        name: content
-        for name, data in sample.members.items()
-        if name not in videos and (content := _as_text(data)) is not None
-    }
+def _is_video(member: Member) -> bool:
+    return _kind(member.extension) in VIDEO_EXTENSIONS
+
+
+def _choose_videos(sample: _Sample) -> list[Member]:
+    videos = [member for member in sample.members.values() if _is_video(member)]
     if not videos:
-        # No name says which member is the video: the first that is no text is tried.
-        videos = [name for name in sample.members if name not in text][:1]
-    return videos, text
+        # No name says which member is the video: the first that may be one is tried.
+        may_be = (member for member in sample.members.values() if _kind(member.extension) not in _OTHER_EXTENSIONS)
+        videos = [member for member in may_be if _as_text(member.data) is None][:1]
+    return videos
+
+
+def _text_of(video: Member | None, sample: _Sample, videos: list[Member], source: str) -> dict[str, str]:
+    """A video's text by extension; what shares its longer name (`a.left.mp4`, `a.left.txt`) is its own alone."""
+    others = {_prefix(other.extension) for other in videos} - {""}
+    mine = _prefix(video.extension) if video is not None else ""
+    text = {}
+    for extension, member in sample.members.items():
+        prefix = _prefix(extension)
+        if member in videos or member.link or (prefix in others and prefix != mine):
+            continue
+        content = _as_text(member.data)
+        if content is None and _kind(extension) in _TEXT_EXTENSIONS:
+            log.warning("%s: %s.%s is not UTF-8; what does not decode is escaped", source, sample.key, extension)
+            content = member.data.decode("utf-8", "backslashreplace").replace("\0", "")
+        if content is None:
+            continue
+        text[extension.removeprefix(f"{mine}.") if mine and prefix == mine else extension] = content
+    return text
+
+
+def _prefix(extension: str) -> str:
+    return extension.rpartition(".")[0]
+
+
+def _kind(extension: str) -> str:
+    return extension.rpartition(".")[2].lower()
 
 
 def _as_text(data: bytes) -> str | None:
-    if b"\0" in data[:_TAR_BLOCK]:
+    if b"\0" in data[:512]:
         return None
     try:
         content = data.decode("utf-8")
@@ -154,61 +160,41 @@ def _samples(store: Store, shard: Shard, offset: int | None) -> Iterator[tuple[_
                 f"{shard.path}: {raw.size_bytes} bytes, but {shard.size_bytes} when the input was listed; a shard "
                 "must not change under a dataset"
             )
+        if _tell_content(raw.etag) and _tell_content(shard.etag) and raw.etag != shard.etag:
+            raise ShardError(
+                f"{shard.path}: its etag is {raw.etag}, but {shard.etag} when the input was listed; a shard must not "
+                "change under a dataset"
+            )
         opened = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if _is_compressed(shard) else raw)
         current: _Sample | None = None
-        for item in _members(opened, offset or 0):
+        for item in read_members(opened, offset or 0):
             next_offset = None if _is_compressed(shard) else item.offset
-            if isinstance(item, _TarEnd):
-                # A sample that broke off in one of its members is the damaged one, not a whole one before it.
-                if current is not None and (item.damage is None or item.damage.key != current.key):
+            if isinstance(item, TarEnd):
+                if current is not None and not _breaks_in(current, item.damage):
                     yield current, next_offset
+                    current = None
                 if item.damage is not None:
-                    raise item.damage
+                    damaged = current or _Sample(item.damage.key)
+                    damaged.damage = item.damage
+                    # Beyond the end, which no whole sample reaches: so a run that resumes knows that this is recorded.
+                    yield damaged, None if _is_compressed(shard) else shard.size_bytes + 1
                 return
             if current is not None and (item.key != current.key or item.extension in current.members):
                 yield current, next_offset
                 current = None
             if current is None:
                 current = _Sample(item.key)
-            current.members[item.extension] = item.data
+            current.members[item.extension] = item
 
 
-def _members(opened: IO[bytes], offset: int) -> Iterator[_Member | _TarEnd]:
-    """Yields the files of a tar from a member's header on, then how the tar ends."""
-    key, end, found_any = "", offset, offset > 0
-    damage: _Damage | None = None
-    try:
-        opened.seek(offset)
-        with tarfile.open(fileobj=opened, mode="r:") as tar:
-            for member in tar:
-                # Until its content is whole, whatever breaks is this member's sample.
-                (key, extension), end = _split_name(member.name), member.offset
-                if _is_data(member):
-                    content = cast(IO[bytes], tar.extractfile(member)).read()
-                    yield _Member(key, extension, content, member.offset)
-                key, end, found_any = "", tar.offset, True
-        opened.seek(end)
-        # tarfile takes a damaged header for the end of the archive; a real end is a block of zeros.
-        block = opened.read(_TAR_BLOCK)
-        if not found_any:
-            damage = _Damage("empty", "the tar holds no files")
-        elif not block or block.strip(b"\0"):
-            what = "no tar header stands" if block else "it ends without an end-of-archive block"
-            damage = _Damage("truncated", f"{what} at byte {end}; videos that may have followed are lost")
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        kind = "truncated" if found_any or key else "empty" if "empty" in str(error) else "unreadable"
-        damage = _Damage(kind, f"the tar cannot be read from byte {end} on: {error}", key)
-    yield _TarEnd(end, damage)
+def _tell_content(etag: str | None) -> bool:
+    """Whether an etag is the MD5 of the content; any other may change when the bucket is moved."""
+    return etag is not None and re.fullmatch("[0-9a-f]{32}", etag) is not None
 
 
-def _split_name(name: str) -> tuple[str, str]:
-    """A member's sample key and extension; a name without an extension is its own key."""
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # old tars hold any bytes
-    key, extension = base_plus_ext(name)
-    return (name, "") if key is None else (key, extension)
-
-
-def _is_data(member: tarfile.TarInfo) -> bool:
-    """Whether a member belongs to a sample: a file, neither hidden nor webdataset's own (`__name__`)."""
-    name = posixpath.basename(member.name)
-    return member.isfile() and not name.startswith((".", "__"))
+def _breaks_in(sample: _Sample, damage: Damage | None) -> bool:
+    """Whether a sample is not whole: the tar broke off in its text, or in its only video."""
+    if damage is None or damage.key != sample.key or damage.extension in sample.members:
+        return False
+    has_video = any(_is_video(member) for member in sample.members.values())
+    return not (has_video and _kind(damage.extension) in VIDEO_EXTENSIONS)

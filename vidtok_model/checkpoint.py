@@ -71,7 +71,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"checkpoint {path}: there is no such file")
     found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
-    return {key: value for key, value in found.items() if not str(key).startswith(_LEFT_OUT)}
+    names = {key: str(key).replace("_orig_mod.", "") for key in found}  # which torch.compile puts into names
+    return {names[key]: value for key, value in found.items() if not names[key].startswith(_LEFT_OUT)}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -88,7 +89,7 @@ def _read_ckpt(path: Path) -> Mapping[str, Any]:
         reason = str(error).splitlines()[0] if str(error) else "unreadable"
         raise ValueError(
             f"checkpoint {path} is refused: it isn't a torch file of plain tensors and numbers, which alone are read, "
-            f"because other objects can run code ({reason})"
+            f"because other objects can run code; save its state_dict alone, best as .safetensors ({reason})"
         ) from error
     # torch.load lets through whatever its parsers raise on a file that is no checkpoint, or a truncated one.
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:

@@ -3,11 +3,25 @@
 import re
 from collections.abc import Iterator
 
-__all__ = ["STORE_FAULTS", "describe", "is_missing_bucket", "is_refused_condition", "redact_url"]
+__all__ = [
+    "STORE_FAULTS",
+    "ShortRead",
+    "describe",
+    "is_absent",
+    "is_outcome_unknown",
+    "is_refused_condition",
+    "is_transient",
+    "redact_url",
+]
+
+
+class ShortRead(OSError):
+    """A body was shorter than the store said; an answer cut off, not the end of the object."""
 
 
 def _store_faults() -> tuple[type[BaseException], ...]:
-    faults: list[type[BaseException]] = [OSError, TimeoutError]
+    # NotImplementedError: what a library raises for a condition that its store does not know.
+    faults: list[type[BaseException]] = [OSError, TimeoutError, NotImplementedError]
     try:  # s3fs is an extra; where it is missing nothing can raise these.
         from aiohttp import ClientError as HttpError
         from botocore.exceptions import BotoCoreError, ClientError
@@ -16,7 +30,56 @@ def _store_faults() -> tuple[type[BaseException], ...]:
     return (*faults, BotoCoreError, ClientError, HttpError)
 
 
+def _lost_connections() -> tuple[type[BaseException], ...]:
+    lost: list[type[BaseException]] = [ConnectionError, TimeoutError]
+    try:
+        from aiohttp import ClientConnectionError, ClientPayloadError
+        from botocore import exceptions as boto
+        from botocore.parsers import ResponseParserError
+    except ImportError:
+        return tuple(lost)
+    # A body cut off may come out as XML that ends early, or as a hash that does not match.
+    bodies = (boto.ResponseStreamingError, boto.IncompleteReadError, ResponseParserError)
+    checks = (boto.FlexibleChecksumError,)
+    return (*lost, ClientConnectionError, ClientPayloadError, boto.HTTPClientError, *bodies, *checks)
+
+
 STORE_FAULTS = _store_faults()
+_LOST_CONNECTIONS = (*_lost_connections(), ShortRead)
+_TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+_TRANSIENT_CODES = {
+    "BadDigest",
+    "ConditionalRequestConflict",  # S3: another conditional write of that name was under way
+    "IncompleteBody",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "XAmzContentSHA256Mismatch",
+    *map(str, _TRANSIENT_STATUSES),
+}
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed a moment later: throttling, resets, timeouts, bodies cut off."""
+    return any(
+        isinstance(cause, _LOST_CONNECTIONS)
+        or _code(cause) in _TRANSIENT_CODES
+        or _status(cause) in _TRANSIENT_STATUSES
+        for cause in _causes(error)
+    )
+
+
+def is_outcome_unknown(error: BaseException) -> bool:
+    """Whether a write that ended so may have taken effect all the same."""
+    return is_transient(error) and not any(
+        type(cause).__name__ in ("ClientConnectorError", "ConnectionRefusedError", "EndpointConnectionError")
+        for cause in _causes(error)
+    )
 
 
 def is_refused_condition(error: BaseException | None) -> bool:
@@ -30,9 +93,10 @@ def is_refused_condition(error: BaseException | None) -> bool:
     )
 
 
-def is_missing_bucket(error: BaseException | None) -> bool:
-    """Whether an object was not found because the whole bucket is not there, which no empty listing may hide."""
-    return any(_code(cause) == "NoSuchBucket" for cause in _causes(error))
+def is_absent(error: BaseException) -> bool:
+    """Whether an object is not there, in a bucket that is."""
+    # No empty listing may hide that the whole bucket is missing.
+    return isinstance(error, FileNotFoundError) and not any(_code(cause) == "NoSuchBucket" for cause in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -46,6 +110,17 @@ def _code(error: BaseException) -> str | None:
     return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
 
 
+def _status(error: BaseException) -> int | None:
+    """The HTTP status as S3's library has it, or those of HTTP, Google and Azure."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        names = ("status", "status_code", "code")
+        status = next((value for name in names if isinstance(value := getattr(error, name, None), int)), None)
+    return status if isinstance(status, int) else None
+
+
 def redact_url(url: str) -> str:
     """`url` without what may be secret: user information and the query string of a presigned link."""
     url = re.sub(r"(?<=://)[^/@]*@", "", url)
@@ -57,4 +132,6 @@ def describe(error: BaseException, action: str, where: str) -> str:
     said = str(error) or type(error).__name__
     # A presigned link or a user:password@ in an answer must not reach a log.
     said = re.sub(r"(?<=://)[^/@\s]*@", "", re.sub(r"\?[^\s'\"]*", "", said))
+    if type(error).__name__ == "NoCredentialsError":
+        said += " (they come from the environment or a profile; a public bucket needs anon: true)"
     return f"cannot {action} {redact_url(where)}: {type(error).__name__}: {said}"

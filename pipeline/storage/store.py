@@ -1,96 +1,49 @@
 """A folder of objects: list, read, and write once."""
 
-import os
 import posixpath
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import fsspec
-from fsspec.core import url_to_fs
 
-from pipeline.errors import ConfigError, StorageError
-from pipeline.storage.conditional import create, create_local
-from pipeline.storage.faults import STORE_FAULTS, describe, is_missing_bucket, redact_url
+from pipeline.errors import CommitStateUnknown, StorageError
+from pipeline.storage.faults import STORE_FAULTS, describe, is_absent, is_outcome_unknown, redact_url
+from pipeline.storage.listing import ObjectInfo, info_of, is_file, pages, pages_between
 from pipeline.storage.reader import ObjectReader
+from pipeline.storage.retry import retrying
+from pipeline.storage.writes import create, create_local, replace_local
 
-__all__ = ["ObjectInfo", "Store", "absolute_url", "open_store", "redact_url"]
+__all__ = ["RETRY_SECONDS", "Store"]
 
-# One request of a sequential read. Large, because each is a round trip on an object store.
-_READ_BLOCK_BYTES = 16 * 2**20
+RETRY_SECONDS = 60.0
+# How many names one LIST answers at most; fixed by S3.
+_LISTED_AT_ONCE = 1000
 
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectInfo:
-    """One stored object.
-
-    Attributes:
-        path: its path relative to the store's root.
-        size_bytes: its size.
-        etag: what the store says identifies its content, or None (local files have none).
-    """
-
-    path: str
-    size_bytes: int
-    etag: str | None
-
-
-def absolute_url(url: str) -> str:
-    """`url` unchanged where it names a protocol; a local path made absolute, since workers have other folders."""
-    if "://" in url or "::" in url:
-        return url
-    trailing = "/" if url.endswith("/") else ""
-    return os.path.abspath(os.path.expanduser(url)).rstrip("/") + trailing
-
-
-def open_store(root: str, options: Mapping[str, Any] | None = None) -> "Store":
-    """Opens the folder `root` (a local path or any URL that fsspec knows).
-
-    Args:
-        root: the folder. It need not exist.
-        options: `endpoint_url`, `anon`, `region` and `profile`, where the store has such things.
-
-    Raises:
-        ConfigError: the protocol is unknown, its package is not installed, or the endpoint is no URL.
-    """
-    url = absolute_url(root)
-    try:
-        filesystem, path = url_to_fs(url, **_filesystem_options(url, options or {}))
-    except (ValueError, ImportError) as error:
-        raise ConfigError(f"{redact_url(url)}: this store cannot be opened: {error}") from None
-    return Store(filesystem, path)
-
-
-def _filesystem_options(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: value for name, value in options.items() if value is not None}
-    if not url.startswith(("s3://", "s3a://")):
-        return {}
-    result: dict[str, Any] = {name: given[name] for name in ("endpoint_url", "anon", "profile") if name in given}
-    if "region" in given:
-        result["client_kwargs"] = {"region_name": given["region"]}
-    endpoint = given.get("endpoint_url")
-    if endpoint is not None and not re.match(r"https?://[^/\s]+", endpoint):  # botocore's ValueError comes late
-        raise ConfigError(f"endpoint_url: {redact_url(endpoint)}: expected http://host:port or https://host")
-    # Listings change while a job runs, so none may come from a cache.
-    return {**result, "use_listings_cache": False, "default_fill_cache": False}
-
-
-def _is_absent(error: BaseException) -> bool:
-    return isinstance(error, FileNotFoundError) and not is_missing_bucket(error)
-
-
-def _is_file(raw: Mapping[str, Any]) -> bool:
-    # fsspec calls a local link neither a file nor a folder, but gives its target's size.
-    return raw["type"] == "file" or (bool(raw.get("islink")) and os.path.isfile(raw["name"]))
+T = TypeVar("T")
 
 
 class Store:
-    """Objects below one root. Every failure of the store comes out as StorageError, naming the object."""
+    """Objects below one root.
 
-    def __init__(self, filesystem: fsspec.AbstractFileSystem, root: str) -> None:
+    A request that fails for a passing reason (throttling, a lost connection, a body cut off) is sent again, for a
+    bounded time. What fails all the same comes out as StorageError, naming the object.
+
+    Attributes:
+        single_writer: whether a person promised that nobody else writes here (`allow_single_writer`).
+    """
+
+    def __init__(
+        self,
+        filesystem: fsspec.AbstractFileSystem,
+        root: str,
+        *,
+        retry_seconds: float = RETRY_SECONDS,
+        single_writer: bool = False,
+    ) -> None:
         self._filesystem = filesystem
         self._root = root.rstrip("/") or root  # the root of all files stays "/"
+        self._retry_seconds = retry_seconds
+        self.single_writer = single_writer
 
     @property
     def root(self) -> str:
@@ -99,26 +52,34 @@ class Store:
 
     @property
     def _is_local(self) -> bool:
-        return "file" in self._protocols
+        return "file" in self.protocols
 
     @property
-    def _protocols(self) -> tuple[str, ...]:
+    def protocols(self) -> tuple[str, ...]:
+        """The names of the store's protocol: `("s3", "s3a")`."""
         protocol = self._filesystem.protocol
         return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
     def _full(self, path: str) -> str:
         return posixpath.join(self._root, path.rstrip("/")) if path else self._root
 
-    def _relative(self, full: str) -> str:
-        return full.removeprefix(self._root).lstrip("/")
+    def _attempt(self, action: str, path: str, call: Callable[[], T]) -> T:
+        """Makes one request, again where that may help; what the store's library raises goes on up."""
+        return retrying(call, action=action, where=f"{self.root}/{path}", seconds=self._retry_seconds)
 
-    def _info(self, raw: Mapping[str, Any]) -> ObjectInfo:
-        etag = raw.get("ETag") or raw.get("etag")
-        return ObjectInfo(
-            path=self._relative(raw["name"]),
-            size_bytes=int(raw["size"] or 0),
-            etag=None if etag is None else str(etag).strip('"'),
-        )
+    def _error(self, action: str, path: str, error: BaseException) -> StorageError:
+        return StorageError(describe(error, action, f"{self.root}/{path}"))
+
+    def _listed(
+        self, path: str, make_pages: Callable[[Callable[[Callable[[], Any]], Any]], Iterator[list[Any]]]
+    ) -> Iterator[ObjectInfo]:
+        try:
+            for page in make_pages(lambda call: self._attempt("list", path, call)):
+                for raw in page:
+                    yield info_of(raw, self._root)
+        except STORE_FAULTS as error:
+            if not is_absent(error):
+                raise self._error("list", path, error) from error
 
     def list(self, folder: str = "", *, recursive: bool = False) -> Iterator[ObjectInfo]:
         """Every object in a folder, in the order of their paths; none where there is no such folder.
@@ -127,46 +88,72 @@ class Store:
             folder: its path below the root.
             recursive: also what lies in folders below.
         """
-        try:
-            if recursive:
-                found = list(self._filesystem.find(self._full(folder), detail=True).values())
-            else:
-                found = self._filesystem.ls(self._full(folder), detail=True)
-        except STORE_FAULTS as error:
-            if _is_absent(error):
-                return
-            raise StorageError(describe(error, "list", f"{self.root}/{folder}")) from error
-        infos = (self._info(raw) for raw in found if _is_file(raw))
-        yield from sorted(infos, key=lambda info: info.path)
+        full = self._full(folder)
+        return self._listed(folder, lambda attempt: pages(self._filesystem, full, recursive=recursive, attempt=attempt))
+
+    def present(self, folder: str, names: Sequence[str]) -> Iterator[ObjectInfo]:
+        """Those of some names that stand in a folder, in order.
+
+        Not one request a name: on S3 one LIST answers for a thousand, and no other names are gone through than those
+        between the first and the last of the thousand; elsewhere the folder is listed once.
+
+        Args:
+            folder: its path below the root.
+            names: names of objects in it, rising.
+        """
+        full, wanted = self._full(folder), set(names)
+        step = _LISTED_AT_ONCE if hasattr(self._filesystem, "call_s3") else max(1, len(names))
+        for start in range(0, len(names), step):
+            some = names[start : start + step]
+            found = self._listed(
+                folder,
+                lambda attempt, some=some: pages_between(  # type: ignore[misc]
+                    self._filesystem, full, some[0], some[-1], attempt=attempt
+                ),
+            )
+            yield from (
+                info
+                for info in found
+                if posixpath.basename(info.path) in wanted and some[0] <= posixpath.basename(info.path) <= some[-1]
+            )
 
     def info(self, path: str) -> ObjectInfo | None:
         """What is known of an object, or None where there is none."""
         try:
-            raw = self._filesystem.info(self._full(path))
+            raw = self._attempt("look for", path, lambda: self._filesystem.info(self._full(path)))
         except STORE_FAULTS as error:
-            if _is_absent(error):
+            if is_absent(error):
                 return None
-            raise StorageError(describe(error, "look for", f"{self.root}/{path}")) from error
-        return self._info(raw) if _is_file(raw) else None
+            raise self._error("look for", path, error) from error
+        return info_of(raw, self._root) if is_file(raw) else None
 
     def glob(self, pattern: str) -> Iterator[ObjectInfo]:
         """Every object whose path matches `pattern` (`*`, `?`, `[...]`, `**`), in the order of their paths."""
         try:
-            found = self._filesystem.glob(self._full(pattern), detail=True)
+            found = self._attempt("list", pattern, lambda: self._filesystem.glob(self._full(pattern), detail=True))
         except STORE_FAULTS as error:
-            if _is_absent(error):
+            if is_absent(error):
                 return
-            raise StorageError(describe(error, "list", f"{self.root}/{pattern}")) from error
-        infos = [self._info(raw) for raw in found.values() if _is_file(raw)]
+            raise self._error("list", pattern, error) from error
+        infos = [info_of(raw, self._root) for raw in found.values() if is_file(raw)]
         yield from sorted(infos, key=lambda info: info.path)
 
     def open(self, path: str) -> ObjectReader:
         """Opens an object to read; seekable, fetched in large ranges as it is read."""
         try:
-            opened = self._filesystem.open(self._full(path), "rb", block_size=_READ_BLOCK_BYTES, cache_type="readahead")
+            opened = self._attempt(
+                "open", path, lambda: self._filesystem.open(self._full(path), "rb", cache_type="none")
+            )
         except STORE_FAULTS as error:
-            raise StorageError(describe(error, "open", f"{self.root}/{path}")) from error
-        return ObjectReader(opened, f"{self.root}/{path}")
+            raise self._error("open", path, error) from error
+
+        def attempt(call: Callable[[], bytes]) -> bytes:
+            try:
+                return self._attempt("read", path, call)
+            except STORE_FAULTS as error:
+                raise self._error("read", path, error) from error
+
+        return ObjectReader(opened, attempt)
 
     def read(self, path: str) -> bytes:
         """The whole of an object."""
@@ -177,23 +164,55 @@ class Store:
 
     def read_if_there(self, path: str) -> bytes | None:
         """The whole of an object, or None where there is none."""
+        # s3fs else asks for the size first, and for large objects in pieces at the same time.
+        options = {"max_concurrency": 1} if hasattr(self._filesystem, "call_s3") else {}
         try:
-            return bytes(self._filesystem.cat_file(self._full(path)))
+            return bytes(self._attempt("read", path, lambda: self._filesystem.cat_file(self._full(path), **options)))
         except STORE_FAULTS as error:
-            if _is_absent(error):
+            if is_absent(error):
                 return None
-            raise StorageError(describe(error, "read", f"{self.root}/{path}")) from error
+            raise self._error("read", path, error) from error
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Writes an object in one conditional request, whole or not at all.
 
+        With `allow_single_writer` the store is asked first and written to then, which is safe for one writer alone.
+
         Returns:
             True where it was written, False where an object of that name already stands. False may also mean
             that our own write took effect and its answer was lost, so the caller reads back.
+
+        Raises:
+            CommitStateUnknown: no try was answered, so that the write may have taken effect.
+            StorageError: the store refused.
         """
+        if self.single_writer:
+            if self.info(path) is not None:
+                return False
+            self.put(path, data)
+            return True
+        if self._is_local:
+            return self._write(path, lambda: create_local(self._root, path, data))
+        return self._write(path, lambda: create(self._filesystem, self._full(path), data))
+
+    def put(self, path: str, data: bytes) -> None:
+        """Writes an object, over what may stand there."""
+        if self._is_local:
+            self._write(path, lambda: replace_local(self._root, path, data))
+        else:
+            self._write(path, lambda: self._filesystem.pipe_file(self._full(path), data))
+
+    def _write(self, path: str, call: Callable[[], T]) -> T:
         try:
-            if self._is_local:
-                return create_local(self._root, path, data)
-            return create(self._filesystem, self._full(path), data)
+            return self._attempt("write", path, call)
         except STORE_FAULTS as error:
-            raise StorageError(describe(error, "write", f"{self.root}/{path}")) from error
+            kind = CommitStateUnknown if is_outcome_unknown(error) else StorageError
+            raise kind(describe(error, "write", f"{self.root}/{path}")) from error
+
+    def delete(self, path: str) -> None:
+        """Removes an object, if it is there."""
+        try:
+            self._attempt("remove", path, lambda: self._filesystem.rm_file(self._full(path)))
+        except STORE_FAULTS as error:
+            if not is_absent(error):
+                raise self._error("remove", path, error) from error

@@ -1,5 +1,6 @@
 """Every video of a tar is accounted for, whatever the tar is."""
 
+import dataclasses
 import io
 import logging
 import tarfile
@@ -82,10 +83,126 @@ def test_names_that_webdataset_drops(tmp_path: Path) -> None:
             (".hidden.mp4", BINARY),
             ("._1.mp4", BINARY),
             ("__meta__.json", "{}"),
+            ("__AbC.mp4", BINARY),
             ("d.x/1.mp4", BINARY),
         ],
     )
-    assert summary(read(path)) == [("no_extension", 0, None), ("d.x/1", 0, None)]
+    keys = ["no_extension", ".hidden.mp4", "__AbC", "d.x/1"]
+    assert summary(read(path)) == [(key, 0, None) for key in keys], "but for shadows of macOS and webdataset's own"
+
+
+def test_a_link_is_no_video_and_is_told(tmp_path: Path) -> None:
+    path = pack_tar(tmp_path / "a.tar", [("a.mp4", BINARY)])
+    with tarfile.open(path, "a") as tar:
+        for name, kind in (("b.mp4", tarfile.LNKTYPE), ("c.mp4", tarfile.SYMTYPE), ("c.txt", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a.mp4"
+            tar.addfile(info)
+    videos = read(path)
+    assert summary(videos) == [("a", 0, None), ("b", 0, "unreadable"), ("c", 0, "unreadable")]
+    assert videos[1].reject is not None and "'a.mp4'" in videos[1].reject.message
+
+
+def test_joined_tars_are_read_to_the_end(tmp_path: Path) -> None:
+    tars = [pack_tar(tmp_path / name, [(f"{name}.mp4", BINARY)]).read_bytes() for name in ("a", "b", "c")]
+    joined = tmp_path / "all.tar"
+    joined.write_bytes(tars[0] + tars[1] + bytes(2**20 + 512) + tars[2])
+    videos = read(joined)
+    assert summary(videos) == [("a", 0, None), ("b", 0, None), ("c", 0, None)]
+    for number, video in enumerate(videos, 1):
+        assert read(joined, video.end) == videos[number:]
+
+
+def test_the_member_that_may_be_the_video_is_tried_not_its_thumbnail(tmp_path: Path) -> None:
+    members = [("1.jpg", BINARY), ("1.unknown", b"\x00video"), ("2.jpg", BINARY), ("3.npy", BINARY), ("3.vob", BINARY)]
+    videos = read(pack_tar(tmp_path / "a.tar", members))
+    assert summary(videos) == [("1", 0, None), ("2", 0, "no_video"), ("3", 0, None)]
+    assert videos[0].data == b"\x00video"
+
+
+def test_each_video_of_a_sample_has_its_own_text(tmp_path: Path) -> None:
+    names = [("a v1.0.mp4", BINARY), ("a v1.0.txt", "zero"), ("a v1.1.mp4", BINARY), ("a v1.1.txt", "one")]
+    zero, one = read(pack_tar(tmp_path / "a.tar", [*names, ("a v1.json", "{}"), ("a v1.x.json", "[]")]))
+    assert zero.ref.text == {"txt": "zero", "json": "{}", "x.json": "[]"}
+    assert one.ref.text == {"txt": "one", "json": "{}", "x.json": "[]"}
+
+
+def test_text_that_is_not_utf8_is_kept_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        (video,) = read(pack_tar(tmp_path / "a.tar", [("1.mp4", BINARY), ("1.txt", b"caf\xe9")]))
+    assert video.ref.text == {"txt": "caf\\xe9"}
+    assert "a.tar: 1.txt is not UTF-8" in caplog.text
+
+
+@pytest.mark.parametrize("size", [-512, -1024])
+def test_a_size_below_zero_does_not_go_in_circles(tmp_path: Path, size: int) -> None:
+    path = pack_tar(tmp_path / "a.tar", [("1.mp4", b"\0" * 512), ("2.mp4", BINARY)])
+    data = bytearray(path.read_bytes())
+    header = bytearray(data[1024:1536])
+    header[124:136] = b"\xff" * 4 + size.to_bytes(8, "big", signed=True)  # base 256, as GNU tar writes large ones
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data[1024:1536] = header
+    path.write_bytes(data)
+    assert summary(read(path)) == [("1", 0, None), ("2", 0, "truncated")]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "x,y", "GNU.sparse.size": "1"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
+        {"size": "9" * 23},
+    ],
+)
+def test_nonsense_in_a_header_costs_what_follows_and_no_more(tmp_path: Path, headers: dict[str, str]) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        add_member(tar, "1.mp4", BINARY)
+        info = tarfile.TarInfo("2.mp4")
+        info.pax_headers = headers
+        tar.addfile(info)
+    videos = read(path)
+    assert summary(videos)[0] == ("1", 0, None) and [video.reject.error for video in videos[1:] if video.reject] == [
+        "truncated"
+    ]
+
+
+def test_what_breaks_off_does_not_take_whole_videos_along(tmp_path: Path) -> None:
+    """Not the earlier video of the same key, nor another one of the same sample."""
+    same = pack_tar(tmp_path / "a.tar", [("a.mp4", b"\0" * 512), ("a.mp4", b"\0" * 512)])
+    assert summary(read(cut(same, 1024 + 512 + 9))) == [("a", 0, None), ("a", 1, "truncated")]
+    beside = pack_tar(tmp_path / "b.tar", [("a.cam1.mp4", b"\0" * 512), ("a.cam2.mp4", b"\0" * 512)])
+    assert summary(read(cut(beside, 1024 + 512 + 9))) == [("a", 0, None), ("a", 1, "truncated")]
+
+
+def test_a_run_that_resumes_before_the_end_finds_that_the_tar_breaks_off(tmp_path: Path) -> None:
+    """The last whole video ends where the file does; that the end is missing must still be recorded, once."""
+    path = cut(pack_tar(tmp_path / "a.tar", [(f"{i}.mp4", b"\0" * 512) for i in range(3)]), 3 * 1024)
+    videos = read(path)
+    assert summary(videos) == [("0", 0, None), ("1", 0, None), ("2", 0, None), ("", 0, "truncated")]
+    for number, video in enumerate(videos, 1):
+        assert read(path, video.end) == videos[number:]
+
+
+@pytest.mark.parametrize(
+    ("listed", "standing", "refused"),
+    [("0" * 32, "1" * 32, True), ("0" * 32, "0" * 32, False), ("0" * 32 + "-7", "1" * 32, False), (None, "1", False)],
+)
+def test_a_tar_of_other_content_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str | None, standing: str, refused: bool
+) -> None:
+    path = pack_tar(tmp_path / "a.tar", [("1.mp4", BINARY)])
+    store = open_store(str(tmp_path))
+    opened = store.open("a.tar")
+    opened.etag = standing
+    monkeypatch.setattr(store, "open", lambda _: opened)
+    shard = dataclasses.replace(shard_of(path), etag=listed)
+    if refused:
+        with pytest.raises(ShardError, match=r"a\.tar: its etag is 1+, but 0+ when the input was listed"):
+            list(read_shard(store, shard, start=START))
+    else:
+        assert len(list(read_shard(store, shard, start=START))) == 1
 
 
 def test_a_name_that_is_not_utf8_is_spelt_out(tmp_path: Path) -> None:

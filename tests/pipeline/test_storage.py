@@ -2,7 +2,7 @@
 
 import glob
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,17 +22,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         return open_store(str(tmp_path / "root"))
     options = {"endpoint_url": request.getfixturevalue("s3_endpoint")}
     return open_store(f"s3://{request.getfixturevalue('bucket')}/{tmp_path.name}", options)
-
-
-@pytest.fixture
-def no_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server that is not there is asked once, not for ten seconds."""
-    s3fs = require_module("s3fs")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def everything(store: Store) -> list[str]:
@@ -154,8 +143,9 @@ def test_a_missing_bucket(s3_endpoint: str, verb: str, act: Callable[[Store], ob
 
 
 @pytest.mark.parametrize(("verb", "act"), ACTS)
-def test_a_server_that_is_not_there(no_retries: None, verb: str, act: Callable[[Store], object]) -> None:
-    store = open_store("s3://bucket/root", {"endpoint_url": "http://127.0.0.1:1"})
+def test_a_server_that_is_not_there(verb: str, act: Callable[[Store], object]) -> None:
+    require_module("s3fs")
+    store = open_store("s3://bucket/root", {"endpoint_url": "http://127.0.0.1:1", "retry_seconds": 0})
     with pytest.raises(
         StorageError, match=rf"cannot {verb} s3://bucket/root/d(/x)?: .*127\.0\.0\.1:1/bucket"
     ) as caught:
@@ -164,7 +154,7 @@ def test_a_server_that_is_not_there(no_retries: None, verb: str, act: Callable[[
 
 
 def test_no_error_holds_a_presigned_query() -> None:
-    store = open_store("http://user:hunter2@127.0.0.1:1/root")
+    store = open_store("http://user:hunter2@127.0.0.1:1/root", {"retry_seconds": 0})
     assert "hunter2" not in store.root
     for act in (lambda path: list(store.list(path)), store.read, store.read_if_there, store.open):
         with pytest.raises(StorageError, match=r"127\.0\.0\.1:1/root/x: ") as caught:

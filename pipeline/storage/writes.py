@@ -1,13 +1,18 @@
-"""Put-if-absent in one step, the only write that commits rely on."""
+"""The ways to write: put-if-absent in one step, the only write that commits rely on, and plain replacement."""
 
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.crash_points import crash_point
 from pipeline.storage.faults import is_refused_condition
 
-__all__ = ["create", "create_local"]
+__all__ = ["HAVE_CONDITION", "create", "create_local", "replace_local"]
+
+# Where the library sends the condition along with the data. All others look first and write then, which is a race.
+HAVE_CONDITION = frozenset({"file", "s3", "gs", "gcs", "az", "abfs", "abfss"})
 
 # Below twice this size s3fs sends one PUT. A multipart upload would not do: not every store honours the
 # condition when it is completed.
@@ -30,6 +35,28 @@ def create(filesystem: Any, path: str, data: bytes) -> bool:
 
 def create_local(root: str, path: str, data: bytes) -> bool:
     """Writes below a local folder: a whole file under another name, then a hard link that fails if the name exists."""
+
+    def link(name: Path, final: Path) -> bool:
+        try:
+            os.link(name, final)
+        except FileExistsError:
+            return False
+        return True
+
+    return _write_beside(root, path, data, link)
+
+
+def replace_local(root: str, path: str, data: bytes) -> None:
+    """Writes below a local folder, over what stands there: a reader sees the old file or the new one, whole."""
+
+    def replace(name: Path, final: Path) -> bool:
+        os.replace(name, final)
+        return True
+
+    _write_beside(root, path, data, replace)
+
+
+def _write_beside(root: str, path: str, data: bytes, publish: Callable[[Path, Path], bool]) -> bool:
     final = Path(root, path)
     final.parent.mkdir(parents=True, exist_ok=True)
     # Beside the data but outside what a reader's glob sees, and on the same file system, as a link needs.
@@ -41,13 +68,13 @@ def create_local(root: str, path: str, data: bytes) -> bool:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.link(name, final)
+        crash_point("local-file-written")
+        published = publish(name, final)
+        crash_point("local-file-linked")
         _sync_folder(final.parent)
-    except FileExistsError:
-        return False
     finally:
         name.unlink(missing_ok=True)
-    return True
+    return published
 
 
 def _sync_folder(folder: Path) -> None:

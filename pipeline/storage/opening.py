@@ -1,0 +1,101 @@
+"""From a URL in a job file to a store, and the check that it can be relied on."""
+
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from fsspec.core import url_to_fs
+
+from pipeline.errors import ConfigError, StorageError
+from pipeline.storage.faults import redact_url
+from pipeline.storage.store import RETRY_SECONDS, Store
+from pipeline.storage.writes import HAVE_CONDITION
+
+__all__ = ["absolute_url", "check_conditional_put", "open_store"]
+
+# Of one request: to a connection, and between two packets of an answer.
+_CONNECT_SECONDS, _READ_SECONDS = 10, 60
+
+
+def absolute_url(url: str) -> str:
+    """`url` unchanged where it names a protocol; a local path made absolute, since workers have other folders."""
+    if "://" in url or "::" in url:
+        return url
+    trailing = "/" if url.endswith("/") else ""
+    return os.path.abspath(os.path.expanduser(url)).rstrip("/") + trailing
+
+
+def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
+    """Opens the folder `root` (a local path or any URL that fsspec knows).
+
+    Args:
+        root: the folder. It need not exist.
+        options: `endpoint_url`, `anon`, `region` and `profile`, where the store has such things; `retry_seconds`, for
+            how long a request is tried again; `allow_single_writer`, see `Store.put_if_absent`.
+
+    Raises:
+        ConfigError: the protocol is unknown, its package is not installed, or the endpoint is no URL.
+    """
+    url = absolute_url(root)
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    try:
+        filesystem, path = url_to_fs(url, **_filesystem_options(url, given))
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{redact_url(url)}: this store cannot be opened: {error}") from None
+    if hasattr(filesystem, "call_s3"):
+        filesystem.retries = 1  # tried again here, where it is counted and bounded
+    return Store(
+        filesystem,
+        path,
+        retry_seconds=given.get("retry_seconds", RETRY_SECONDS),
+        single_writer=given.get("allow_single_writer", False),
+    )
+
+
+def _filesystem_options(url: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    if not url.startswith(("s3://", "s3a://")):
+        return {}
+    result: dict[str, Any] = {name: given[name] for name in ("endpoint_url", "anon", "profile") if name in given}
+    if "region" in given:
+        result["client_kwargs"] = {"region_name": given["region"]}
+    endpoint = given.get("endpoint_url")
+    if endpoint is not None and not re.match(r"https?://[^/\s]+", endpoint):  # botocore's ValueError comes late
+        raise ConfigError(f"endpoint_url: {redact_url(endpoint)}: expected http://host:port or https://host")
+    result["config_kwargs"] = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "read_timeout": _READ_SECONDS,
+        "retries": {"mode": "standard", "total_max_attempts": 1},
+    }
+    # Listings change while a job runs, so none may come from a cache.
+    return {**result, "use_listings_cache": False, "default_fill_cache": False}
+
+
+def check_conditional_put(store: Store) -> None:
+    """Tries that the store refuses a second write of a name, which everything relies on.
+
+    Raises:
+        ConfigError: it does not, and `allow_single_writer` is not set.
+        StorageError: nothing can be written there.
+    """
+    if store.single_writer:
+        return
+    name = f"_probe/{uuid.uuid4().hex}"
+    remedy = (
+        "so two writers could overwrite each other; use a store that refuses it, or set "
+        "storage.output.allow_single_writer: true and never run two jobs on this output at once"
+    )
+    if not HAVE_CONDITION & set(store.protocols):
+        raise ConfigError(f"output: {store.root}: {store.protocols[0]} has no conditional write, {remedy}")
+    try:
+        store.put_if_absent(name, b"first")
+        second = store.put_if_absent(name, b"second")
+        standing = store.read(name)
+    except StorageError as error:
+        if isinstance(error.__cause__, NotImplementedError) or "NotImplemented" in str(error):
+            raise ConfigError(f"output: {store.root} knows no conditional write ({error}), {remedy}") from None
+        raise
+    store.delete(name)
+    if second or standing != b"first":
+        raise ConfigError(f"output: {store.root} lets a second write of a name replace the first, {remedy}")
