@@ -96,6 +96,7 @@ def test_what_is_required_is_named() -> None:
         ({"clips": {"every": 2}}, ["fps: 4.0 and every: 2 exclude each other"]),
         ({"clips": {"size": 100}}, ["clips.size: 100 is not a multiple of 8", MODEL]),
         ({"clips": {"num_frames": 18}}, ["clips.num_frames: ", "18", MODEL]),
+        ({"clips": {"num_frames": 16}}, ["clips.num_frames: ", "gives back 13 of 16 frames", "k*4 + 1", MODEL]),
         ({"clips": {"stride": 18}}, ["clips.stride: 18 is above the clip's 17 frames"]),
         ({"clips": {"stride": 0}}, ["clips.stride: ", "greater than 0"]),
         ({"clips": {"fps": float("inf")}}, ["clips.fps: ", "finite"]),

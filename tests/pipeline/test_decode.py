@@ -1,6 +1,7 @@
 """Frames are taken by their own times, and their pixels are the source's."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,3 +137,15 @@ def test_resize_and_crop_is_the_published_preprocessing(height: int, width: int)
     assert ours.shape == (32, 32, 3) and ours.dtype == np.uint8
     # Pillow rounds to eight bits after each of its two passes.
     assert np.abs(ours - wanted).max() <= 1.5
+
+
+@pytest.mark.parametrize(
+    "playlist", [b"ffconcat version 1.0\nfile 'secret.mp4'\n", b"#EXTM3U\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n"]
+)
+def test_a_playlist_opens_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, playlist: bytes) -> None:
+    """A video may come from anybody, and must not show what lies on the worker."""
+    (tmp_path / "secret.mp4").write_bytes(make_video(gradient_frames(3)))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SampleError) as caught:
+        decode(playlist)
+    assert caught.value.error == "unreadable"

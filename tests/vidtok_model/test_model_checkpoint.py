@@ -62,7 +62,10 @@ def test_every_format_gives_the_same_numbers(state, tmp_path):
     plain = save(state, tmp_path / "plain.ckpt")
     lightning = save(lightning_checkpoint(state), tmp_path / "lightning.ckpt")
     tensors = save({**state, "loss.logvar": torch.zeros(())}, tmp_path / "weights.safetensors")
-    for path in (plain, lightning, tensors, str(tensors)):
+    compiled = save(
+        {key.replace("coder.", "coder._orig_mod.", 1): value for key, value in state.items()}, tmp_path / "c.ckpt"
+    )
+    for path in (plain, lightning, tensors, str(tensors), compiled):
         tokenizer = load_tokenizer(TINY_FSQ, path)
         assert not tokenizer.training
         assert not any(parameter.requires_grad or parameter.is_meta for parameter in tokenizer.parameters())
