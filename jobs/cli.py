@@ -39,6 +39,7 @@ err = Console(stderr=True, emoji=False)
 
 EndpointUrl = Annotated[str | None, typer.Option("--endpoint-url", help="S3 endpoint, where it is not AWS.")]
 Anon = Annotated[bool, typer.Option("--anon", help="Read without credentials.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every attempt, with tracebacks.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, over the job file; may be given more than once.")
 ]
@@ -48,7 +49,8 @@ Assignments = Annotated[
 def tokenize(
     job: Annotated[Path, typer.Argument(help="The job file (YAML).")],
     assignments: Assignments = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every attempt, with tracebacks.")] = False,
+    append: Annotated[bool, typer.Option("--append", help="Add tars that came after the first run.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Tokenize shards of videos into a dataset, or go on with one."""
     from pipeline.job import JobResult, run_job  # PyAV and Arrow take a second to import
@@ -59,10 +61,14 @@ def tokenize(
         err.print("[bold red]RANDOM WEIGHTS[/]: the tokens of this dataset mean nothing; for tests only")
     try:
         with ProgressDisplay(err) as display:
-            result: JobResult = run_job(config, display)
+            result: JobResult = run_job(config, display, append=append)
     except KeyboardInterrupt:  # Typer would end in silence
         err.print("Interrupted. What is committed stays; run the same command again to go on.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    _conclude(config, result)
+
+
+def _conclude(config: JobConfig, result: Any) -> None:
     progress = result.progress
     if progress.shards_before == progress.shards:
         out.print(
@@ -94,6 +100,57 @@ def _summarise(config: JobConfig, result: Any) -> None:
         )
     if result.failures:
         err.print("Run the same command again to try these shards once more.")
+
+
+@app.command("retry-rejects")
+def retry_rejects(
+    job: Annotated[Path, typer.Argument(help="The job file (YAML) that the dataset was made with.")],
+    classes: Annotated[list[str], typer.Option("--class", help="A reject's class, such as timeout; may be repeated.")],
+    assignments: Assignments = None,
+    verbose: Verbose = False,
+) -> None:
+    """Try rejected videos again, as supplementary shards: what is committed stays as it is."""
+    from jobs import upkeep
+
+    _log_to(err, logging.DEBUG if verbose else logging.WARNING)
+    config = load_job(job, assignments or [])
+    with ProgressDisplay(err) as display:
+        result, videos = upkeep.retry_rejects(config, classes, display)
+    out.print(f"{videos:,} rejected videos of the classes {', '.join(classes)} to try again", highlight=False)
+    _conclude(config, result)
+
+
+@app.command()
+def verify(
+    dataset: Annotated[str, typer.Argument(help="A dataset's root.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Also check the sha256 of every file.")] = False,
+    source: Annotated[bool, typer.Option("--source", help="Also look for every video of the input.")] = False,
+    shards: Annotated[
+        str | None, typer.Option(help="The input's shards, as in the job file, where they have moved.")
+    ] = None,
+    endpoint_url: EndpointUrl = None,
+    anon: Anon = False,
+) -> None:
+    """Check a dataset: files, chains of parts, counts, ids, codes. Exit code 1 where something is wrong."""
+    from jobs import upkeep
+
+    _log_to(err, logging.WARNING)
+    options = {"endpoint_url": endpoint_url, "anon": anon or None}
+    if not upkeep.verify(out, dataset, deep=deep, source=source, shards=shards, options=options):
+        raise typer.Exit(EXIT_SHARD_FAILED)
+
+
+@app.command()
+def gc(
+    dataset: Annotated[str, typer.Argument(help="A dataset's root.")],
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it, not only show it.")] = False,
+    endpoint_url: EndpointUrl = None,
+) -> None:
+    """Show what no commit names, and remove it when told."""
+    from jobs import upkeep
+
+    _log_to(err, logging.WARNING)
+    upkeep.remove_garbage(out, dataset, remove=remove, options={"endpoint_url": endpoint_url})
 
 
 @app.command()

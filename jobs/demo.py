@@ -21,7 +21,7 @@ from rich.console import Console
 
 from pipeline.clips import cut_clips
 from pipeline.config import JobConfig
-from pipeline.dataset import Dataset, read_inputs
+from pipeline.dataset import Dataset
 from pipeline.decode import decode_video
 from pipeline.job_file import load_job
 from pipeline.reconstruct import decode_row, load_decoder
@@ -102,7 +102,7 @@ def draw(config: JobConfig, wanted: str, target: Path) -> None:
 def _source_clip(config: JobConfig, dataset: Dataset, wanted: str) -> Clip:
     """Goes through the input as a worker does, up to the clip of this id."""
     store = open_store(input_root(config.input.shards))
-    for shard in read_inputs(dataset.store) or []:
+    for shard in dataset.inputs():
         videos = read_shard(store, shard, start=Position(sample=0, offset=0))
         items = cut_clips(
             videos,

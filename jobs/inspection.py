@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.display import human_bytes
-from pipeline.dataset import Dataset, read_inputs
+from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
+from pipeline.inputs import base_shard_id
 from pipeline.reconstruct import decode_row, load_decoder, write_video
+from pipeline.rejected import outstanding_rejects
 from pipeline.storage import open_store
 
 __all__ = ["decode_to_file", "show_dataset"]
@@ -43,8 +45,11 @@ def show_dataset(console: Console, root: str, *, rows: int, options: Mapping[str
     commits = list(dataset.commits())
     model = dataset.description["model"]
     plan = dataset.description["plan"]
-    inputs = read_inputs(dataset.store) or []
-    totals = {name: sum(commit[name] for commit in commits) for name in ("videos", "rows", "tokens", "video_bytes")}
+    inputs = dataset.inputs()
+    totals = {name: sum(commit[name] for commit in commits) for name in ("rows", "tokens")}
+    # The videos of a supplementary shard are counted where they were rejected first.
+    first = [commit for commit in commits if base_shard_id(commit["shard_id"]) == commit["shard_id"]]
+    totals |= {name: sum(commit[name] for commit in first) for name in ("videos", "video_bytes")}
     parts = [part for commit in commits for part in commit["parts"]]
     part_bytes = human_bytes(sum(part["size_bytes"] for part in parts))
     facts = {
@@ -71,8 +76,7 @@ def show_dataset(console: Console, root: str, *, rows: int, options: Mapping[str
 def _show_rejects(console: Console, dataset: Dataset, commits: list[dict[str, Any]]) -> None:
     if not any(commit["rejects_by_class"] for commit in commits):
         return
-    rejects = dataset.rejects()
-    rows = rejects.to_pylist() if rejects is not None else []
+    rows = [row for rejects in outstanding_rejects(dataset).values() for row in rejects.values()]
     counts = Counter((row["error"], row["stage"]) for row in rows)
     examples = {(row["error"], row["stage"]): row for row in reversed(rows)}
     table = Table(

@@ -1,55 +1,34 @@
 """A dataset's root: what it is made of, which input it was frozen on, and what is committed.
 
-Layout: dataset.json, inputs/, data/, rejects/, _commits/ (see ARCHITECTURE.md).
+Layout: dataset.json, inputs/, data/, rejects/, _commits/, _snapshots/, _runs/ (see ARCHITECTURE.md).
 """
 
 import hashlib
+import heapq
 import io
 import json
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import CommitConflict, ConfigError
-from pipeline.parts import table_bytes
+from pipeline.errors import ConfigError
+from pipeline.inputs import read_inputs
 from pipeline.records import Shard
-from pipeline.shard_log import COMMITS
+from pipeline.shard_log import COMMITS, commit_path, read_commit
+from pipeline.snapshots import Snapshot, newest_snapshot
 from pipeline.storage import Store
 
-__all__ = ["DATASET_FILE", "Dataset", "fingerprint", "plan_difference", "read_inputs"]
+__all__ = ["DATASET_FILE", "Dataset", "check_same_plan", "fingerprint", "plan_difference"]
 
 DATASET_FILE = "dataset.json"
-_INPUTS = "inputs/00000.parquet"
-_INPUT_COLUMNS: list[tuple[str, pa.DataType]] = [
-    ("shard_id", pa.string()),
-    ("path", pa.string()),
-    ("size_bytes", pa.int64()),
-    ("etag", pa.string()),
-]
-_INPUT_SCHEMA = pa.schema(_INPUT_COLUMNS)
 
 
 def fingerprint(plan: Mapping[str, Any]) -> str:
     """64 hex digits that name a plan: sha256 over its canonical JSON."""
     return hashlib.sha256(json.dumps(plan, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def read_inputs(store: Store) -> list[Shard] | None:
-    """The shards that a dataset's first run froze, or None before it did.
-
-    Raises:
-        ConfigError: the file that stands there is not ours.
-        StorageError: the store failed.
-    """
-    data = store.read_if_there(_INPUTS)
-    if data is None:
-        return None
-    try:
-        return [Shard(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
-    except (pa.ArrowException, OSError, TypeError) as error:
-        raise ConfigError(f"{store.root}/{_INPUTS}: is not a list of shards of ours: {error}") from None
 
 
 def plan_difference(standing: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -62,6 +41,24 @@ def plan_difference(standing: Mapping[str, Any], wanted: Mapping[str, Any], pref
         elif left != right:
             lines.append(f"{prefix}{key}: the dataset has {left!r}, the job wants {right!r}")
     return lines
+
+
+def check_same_plan(standing: "Dataset", description: Mapping[str, Any]) -> None:
+    """Refuses a job that would write other rows than the dataset holds.
+
+    Raises:
+        ConfigError: with a line for each difference.
+    """
+    if standing.description["fingerprint"] != description["fingerprint"]:
+        differences = plan_difference(standing.description["plan"], description["plan"])
+        raise ConfigError(
+            [
+                f"output: {standing.store.root} holds another dataset (fingerprint "
+                f"{standing.description['fingerprint'][:12]}, this job's is {description['fingerprint'][:12]}); "
+                "one root holds one dataset, so choose another root or make the job equal:",
+                *(f"  {line}" for line in differences),
+            ]
+        )
 
 
 class Dataset:
@@ -90,16 +87,7 @@ class Dataset:
         if not cls.exists(store):
             store.put_if_absent(DATASET_FILE, data)
         standing = cls.open(store)
-        if standing.description["fingerprint"] != description["fingerprint"]:
-            differences = plan_difference(standing.description["plan"], description["plan"])
-            raise ConfigError(
-                [
-                    f"output: {store.root} holds another dataset (fingerprint "
-                    f"{standing.description['fingerprint'][:12]}, this job's is {description['fingerprint'][:12]}); "
-                    "one root holds one dataset, so choose another root or make the job equal:",
-                    *(f"  {line}" for line in differences),
-                ]
-            )
+        check_same_plan(standing, description)
         return standing
 
     @classmethod
@@ -119,26 +107,28 @@ class Dataset:
             raise ConfigError(f"{store.root}/{DATASET_FILE}: is not a dataset description of ours") from None
         return cls(store, description)
 
-    def freeze_inputs(self, shards: Sequence[Shard]) -> list[Shard]:
-        """Stores the list of shards, where none is stored yet, and returns the stored one."""
-        columns = {name: [getattr(shard, name) for shard in shards] for name in _INPUT_SCHEMA.names}
-        self.store.put_if_absent(_INPUTS, table_bytes(pa.table(columns, schema=_INPUT_SCHEMA)))
-        inputs = read_inputs(self.store)
-        if inputs is None:
-            raise CommitConflict(f"{self.store.root}/{_INPUTS}: was written and is not there")
-        return inputs
+    def pending(self, shards: Sequence[Shard], snapshot: Snapshot) -> list[Shard]:
+        """The shards that are not committed yet: by a snapshot, and one LIST for each thousand that it lacks."""
+        known = snapshot.shard_ids
+        unknown = [shard for shard in shards if shard.shard_id not in known]
+        names = sorted(posixpath.basename(commit_path(shard.shard_id)) for shard in unknown)
+        there = {posixpath.basename(info.path) for info in self.store.present(COMMITS, names)}
+        return [shard for shard in unknown if posixpath.basename(commit_path(shard.shard_id)) not in there]
 
-    def committed(self) -> set[str]:
-        """The ids of the committed shards, by one listing."""
-        return {info.path.removeprefix(f"{COMMITS}/").removesuffix(".json") for info in self.store.list(COMMITS)}
+    def inputs(self) -> list[Shard]:
+        """All shards of the input; none before the first run froze them."""
+        return read_inputs(self.store) or []
 
     def commits(self) -> Iterator[dict[str, Any]]:
-        """Every commit, in the order of the shards' ids."""
-        for info in self.store.list(COMMITS):
-            try:
-                yield json.loads(self.store.read(info.path))
-            except ValueError as error:
-                raise ConfigError(f"{self.store.root}/{info.path}: is not a commit of ours: {error}") from None
+        """Every commit, in the order of the shards' ids; those that no snapshot holds are read one by one."""
+        snapshot = newest_snapshot(self.store)
+        known = snapshot.shard_ids
+        names = sorted(
+            posixpath.basename(commit_path(shard.shard_id)) for shard in self.inputs() if shard.shard_id not in known
+        )
+        there = [posixpath.basename(info.path).removesuffix(".json") for info in self.store.present(COMMITS, names)]
+        new = (read_commit(self.store, shard_id) for shard_id in sorted(there))
+        yield from heapq.merge(snapshot.commits(), filter(None, new), key=lambda commit: str(commit["shard_id"]))
 
     def parts(self) -> Iterator[str]:
         """The paths of all committed parts."""

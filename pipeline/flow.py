@@ -21,8 +21,8 @@ from pipeline.encode import ClipEncoder, bytes_per_position, encode, num_positio
 from pipeline.progress import Counters
 from pipeline.records import Batch, Shard, Video
 from pipeline.rows import build_rows
-from pipeline.samples import read_shard
-from pipeline.shard_log import ShardLog
+from pipeline.samples import read_shard, read_some
+from pipeline.shard_log import ShardLog, read_commit
 from pipeline.storage import Store
 from vidtok_model import TokenizerConfig
 
@@ -72,6 +72,9 @@ def tokenize_shard(shard: Shard, work: Work, *, attempt_id: str) -> dict[str, An
         StorageError: a store failed.
         CommitConflict: another result stands in the dataset.
     """
+    standing = read_commit(work.output, shard.shard_id)
+    if standing is not None:
+        return standing  # another driver was faster
     log = ShardLog(work.output, shard, schema=work.schema, provenance=work.provenance, attempt_id=attempt_id)
     while not _write_parts(shard, work, log):
         pass  # another attempt's part was adopted: read again from its end
@@ -86,7 +89,10 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog) -> bool:
     def decode(video: Video) -> Iterator[DecodedFrame]:
         return decode_video(video, job.clips, threads=job.executor.threads)
 
-    videos = read_shard(work.input, shard, start=log.position, seen=log.keys)
+    if shard.only is None:
+        videos = read_shard(work.input, shard, start=log.position, seen=log.keys)
+    else:
+        videos = read_some(work.input, shard, shard.only, done=log.keys)
     clips = cut_clips(videos, decode, clip_frames=job.clip_frames, clips=job.clips)
     batches = batch_clips(
         clips,

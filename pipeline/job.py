@@ -1,27 +1,25 @@
-"""A job from its file to its end: prepare, hand shards to an executor, add up."""
+"""A job from its plan to its end: hand shards to an executor, add up, write snapshots."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
-import av
-import torch
-
 from pipeline.config import JobConfig
-from pipeline.dataset import Dataset, fingerprint, read_inputs
-from pipeline.decode import SAMPLER_VERSION
+from pipeline.crash_points import crash_point
+from pipeline.dataset import Dataset
 from pipeline.executors import Executor, InlineExecutor, ShardFailure
+from pipeline.inputs import grow_inputs
+from pipeline.plan import Plan, make_plan
 from pipeline.progress import Counters
 from pipeline.records import Shard
-from pipeline.rows import FORMAT_VERSION
-from pipeline.shards import list_shards, relative_patterns
-from pipeline.storage import open_store, redact_url
-from pipeline.weights import Weights, load_weights, locate_weights
+from pipeline.runs import Run, announced
+from pipeline.shard_log import read_commit
+from pipeline.snapshots import Snapshot, is_due, newest_snapshot, write_snapshot
+from pipeline.storage import check_conditional_put
 from pipeline.worker import WorkOrder
 
-__all__ = ["JobResult", "Progress", "describe", "make_executor", "prepare", "run_job"]
+__all__ = ["JobResult", "Progress", "make_executor", "prepare", "run_job", "run_shards"]
 
 log = logging.getLogger(__name__)
 
@@ -66,121 +64,115 @@ class JobResult:
     failures: list[ShardFailure]
 
 
-def prepare(config: JobConfig) -> tuple[dict[str, Any], list[Shard], int]:
-    """Opens or makes the dataset of a job.
+def prepare(plan: Plan, choose: Callable[[list[Shard]], Sequence[Shard]] | None = None) -> list[Shard]:
+    """Writes what a job's dataset begins with, where it is not there; whoever else does so at the same time.
+
+    Args:
+        plan: the job.
+        choose: from the shards that there are, which to add; by default those that the plan found.
 
     Returns:
-        What dataset.json says, the shards still to do, and how many the input has.
+        All shards of the input.
 
     Raises:
-        ConfigError: the job cannot run as written, or another dataset stands in its output.
-        StorageError: a store cannot be reached.
+        ConfigError: another dataset stands there, or the store does not do what is relied on.
+        StorageError: the store failed.
     """
-    input_options = config.storage.input.model_dump()
-    store = open_store(config.output, config.storage.output.model_dump())
-    shards = read_inputs(store)
-    if shards is None:
-        shards = list_shards(config.input.shards, input_options)  # before anything is written
-    weights = locate_weights(config.model, input_options)
-    description = describe(config, weights)
-    if not Dataset.exists(store):
-        # A checkpoint that does not fit must not leave a dataset behind, which the right one would not match.
-        load_weights(
-            config.model.tokenizer_config(),
-            weights,
-            checkpoint=config.model.checkpoint,
-            device="cpu",
-            dtype=torch.float32,
-            options=input_options,
-        )
-    dataset = Dataset.create(store, description)
-    first_patterns = dataset.description["job"]["input"]["shards"]
-    if relative_patterns(first_patterns) != relative_patterns(config.input.shards):
-        log.warning("input.shards is not the first run's; the list of shards that it froze is used")
-    shards = dataset.freeze_inputs(shards)
-    done = dataset.committed()
-    return description, [shard for shard in shards if shard.shard_id not in done], len(shards)
+    Dataset.create(plan.store, plan.description)
+    crash_point("dataset-described")
+
+    def found(standing: list[Shard]) -> list[Shard]:
+        if standing and plan.standing is None:
+            return []  # another first run froze its list before us
+        known = {shard.shard_id for shard in standing}
+        return [shard for shard in plan.found if shard.shard_id not in known]
+
+    shards = grow_inputs(plan.store, choose or found)
+    crash_point("inputs-frozen")
+    return shards
 
 
-def describe(config: JobConfig, weights: Weights) -> dict[str, Any]:
-    """What dataset.json says: the fingerprint, the plan that it is made of, and where all came from."""
-    tokenizer = config.model.tokenizer_config()
-    plan = {  # everything that changes a row, and nothing else
-        "format_version": FORMAT_VERSION,
-        "model": {"config": tokenizer.to_dict(), "weights": weights.identity},
-        "dtype": config.model.dtype,
-        "clips": {**config.clips.model_dump(), "num_frames": config.clip_frames},
-        "sampler_version": SAMPLER_VERSION,
-        "logvar": config.rows.logvar,
-    }
-    libraries = {name: ".".join(map(str, numbers)) for name, numbers in av.library_versions.items()}
-    return {
-        "format": "vidtok",
-        "format_version": FORMAT_VERSION,
-        "fingerprint": fingerprint(plan),
-        "plan": plan,
-        "model": {
-            "name": config.model.name,
-            "checkpoint": weights.checkpoint,
-            "weights": weights.identity,
-            "seed": config.model.seed,
-            "config": tokenizer.to_dict(),
-        },
-        "versions": {
-            "vidtok-pipeline": version("vidtok-pipeline"),
-            "torch": torch.__version__,
-            "av": av.__version__,
-            **libraries,
-        },
-        "job": _without_secrets(config.model_dump(mode="json", exclude={"executor"})),
-    }
-
-
-def _without_secrets(value: Any) -> Any:
-    """A job's values with every URL redacted: a checkpoint may be a presigned link."""
-    if isinstance(value, dict):
-        return {name: _without_secrets(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_secrets(inner) for inner in value]
-    return redact_url(value) if isinstance(value, str) else value
-
-
-def run_job(config: JobConfig, on_progress: Callable[[Progress], None] = lambda _: None) -> JobResult:
+def run_job(
+    config: JobConfig, on_progress: Callable[[Progress], None] = lambda _: None, *, append: bool = False
+) -> JobResult:
     """Runs a job until every shard is committed or given up.
 
     Args:
         config: the job.
         on_progress: called now and then, from this thread, with the state so far.
+        append: add tars that came after the first run froze the list.
 
     Raises:
         ConfigError: the job cannot run; nothing was tokenized.
         StorageError: a store could not be reached while preparing.
     """
-    description, pending, total = prepare(config)
-    size = sum(shard.size_bytes for shard in pending)
-    progress = Progress(shards=total, shards_before=total - len(pending), bytes_left=size, bytes_total=size)
-    result = JobResult(output=config.output, progress=progress, commits=[], failures=[])
-    on_progress(progress)
-    if not pending:
-        return result
+    return run_shards(make_plan(config, append=append), None, on_progress)
 
-    def on_counters(counters: Counters) -> None:
+
+def run_shards(
+    plan: Plan,
+    choose: Callable[[list[Shard]], Sequence[Shard]] | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> JobResult:
+    """Runs a checked job; `choose` as for `prepare`, `on_progress` and errors as for `run_job`."""
+    if plan.standing is not None and not plan.found and choose is None:
+        dataset = Dataset(plan.store, plan.description)
+        snapshot = newest_snapshot(plan.store)
+        if not dataset.pending(plan.standing, snapshot) and snapshot.table.num_rows == len(plan.standing):
+            total = len(plan.standing)  # nothing to do, so nothing is written
+            done = Progress(shards=total, shards_before=total)
+            on_progress(done)
+            return JobResult(output=plan.config.output, progress=done, commits=[], failures=[])
+    check_conditional_put(plan.store)
+    with announced(plan.store, "tokenize") as run:
+        shards = prepare(plan, choose)
+        return _run_announced(plan, shards, run, on_progress)
+
+
+def _run_announced(plan: Plan, shards: list[Shard], run: Run, on_progress: Callable[[Progress], None]) -> JobResult:
+    dataset = Dataset(plan.store, plan.description)
+    snapshot = newest_snapshot(plan.store)
+    pending = dataset.pending(shards, snapshot)
+    size = sum(shard.size_bytes for shard in pending)
+    before = len(shards) - len(pending)
+    progress = Progress(shards=len(shards), shards_before=before, bytes_left=size, bytes_total=size)
+    result = JobResult(output=plan.config.output, progress=progress, commits=[], failures=[])
+    run.facts.update(shards=len(shards), shards_before=before, shards_done=0, under_way=[], failed=[])
+    on_progress(progress)
+
+    def on_work(counters: Counters, under_way: Sequence[Shard]) -> None:
         progress.counters = counters
+        run.facts["under_way"] = [shard.shard_id for shard in under_way]
         on_progress(progress)
 
-    order = WorkOrder(config=config, description=description)
+    order = WorkOrder(config=plan.config, description=plan.description)
     sizes = {shard.shard_id: shard.size_bytes for shard in pending}
-    for outcome in make_executor(config).run(order, pending, on_counters):
+    for outcome in make_executor(plan.config).run(order, pending, on_work) if pending else ():
         if isinstance(outcome, ShardFailure):
             progress.shards_failed += 1
             result.failures.append(outcome)
+            run.facts["failed"] = [vars(failure) for failure in result.failures]
             log.error("shard %s: given up after %d attempts: %s", outcome.path, outcome.attempts, outcome.error)
         else:
             progress.shards_done += 1
             result.commits.append(outcome)
+            if is_due(snapshot, before + progress.shards_done - snapshot.table.num_rows):
+                snapshot = _write_snapshot(dataset, shards, result.commits)
+        run.facts["shards_done"] = progress.shards_done
         progress.bytes_left -= sizes[outcome.shard_id if isinstance(outcome, ShardFailure) else outcome["shard_id"]]
         on_progress(progress)
+    _write_snapshot(dataset, shards, result.commits)
     return result
+
+
+def _write_snapshot(dataset: Dataset, shards: list[Shard], commits: Sequence[dict[str, Any]]) -> Snapshot:
+    """Writes a snapshot of all commits: of this run, and of others where no snapshot holds them yet."""
+    snapshot = newest_snapshot(dataset.store)
+    known = snapshot.shard_ids | {commit["shard_id"] for commit in commits}
+    others = [shard for shard in shards if shard.shard_id not in known]
+    left = {shard.shard_id for shard in dataset.pending(others, snapshot)}
+    theirs = [read_commit(dataset.store, shard.shard_id) for shard in others if shard.shard_id not in left]
+    return write_snapshot(dataset.store, [*commits, *filter(None, theirs)])
 
 
 def make_executor(config: JobConfig) -> Executor:

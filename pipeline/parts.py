@@ -34,6 +34,7 @@ class StoredPart:
         sha256: of the file.
         num_rows: clips.
         num_tokens: codebook indices, or latent positions of a KL model.
+        row_groups: rows of each of the file's row groups.
         footer: what the writer recorded: attempt_id, fingerprint, shard_id, source, range, rejects, statistics ...
         keys: videos of the part by source key.
     """
@@ -43,6 +44,7 @@ class StoredPart:
     sha256: str
     num_rows: int
     num_tokens: int
+    row_groups: tuple[int, ...]
     footer: Mapping[str, Any]
     keys: Counter[str]
 
@@ -102,6 +104,7 @@ def describe_part(name: str, data: bytes) -> StoredPart:
                 raise ValueError(f"its footer lacks {', '.join(sorted(lacking))}")
             columns = ["source_key", "clip_index", "latent_t", "latent_h", "latent_w"]
             table = file.read(columns=columns).select(columns)
+            row_groups = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
     except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:  # OSError: Parquet's, of thrift
         raise CommitConflict(f"{name}: a file that is not a part of ours stands there: {error}") from None
     shape = [table.column(column).to_numpy().astype(np.int64) for column in columns[2:]]
@@ -118,6 +121,7 @@ def describe_part(name: str, data: bytes) -> StoredPart:
         sha256=hashlib.sha256(data).hexdigest(),
         num_rows=table.num_rows,
         num_tokens=int(np.prod(shape, axis=0).sum()) if table.num_rows else 0,
+        row_groups=row_groups,
         footer=footer,
         keys=keys,
     )

@@ -19,12 +19,14 @@ class Shard:
         path: the tar's path relative to the input's root.
         size_bytes: its size when it was listed.
         etag: what its store calls its content, or None.
+        only: of a supplementary shard, the videos that it tries again, by key and occurrence; None: all.
     """
 
     shard_id: str
     path: str
     size_bytes: int
     etag: str | None
+    only: tuple[tuple[str, int], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

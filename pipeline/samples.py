@@ -5,11 +5,12 @@ library's. Its reader is not used: it raises on a repeated key and drops, in sil
 follows a damaged header, and every input video must be accounted for here.
 """
 
+import dataclasses
 import gzip
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, cast
 
@@ -18,7 +19,7 @@ from pipeline.records import Position, Reject, Shard, Video, VideoRef
 from pipeline.storage import Store
 from pipeline.tars import Damage, Member, TarEnd, read_members
 
-__all__ = ["VIDEO_EXTENSIONS", "read_shard"]
+__all__ = ["VIDEO_EXTENSIONS", "read_shard", "read_some"]
 
 _VIDEO_EXTENSIONS = """
     264 265 3g2 3gp asf av1 avi divx dv f4v flv gif h264 h265 hevc ivf m1v m2p m2ts m2v m4v mjpeg mjpg mkv mov mp4 mpe
@@ -66,6 +67,32 @@ def read_shard(
         index += 1
         if index > start.sample:  # a compressed tar is read from its beginning
             yield from _videos(sample, shard, Position(sample=index, offset=end_offset), counts)
+
+
+def read_some(
+    store: Store, shard: Shard, only: Collection[tuple[str, int]], *, done: Mapping[str, int]
+) -> Iterator[Video]:
+    """Yields some videos of a shard, in order; of each key, the first `done` of them are left out.
+
+    Args:
+        store: the input's root.
+        shard: which tar.
+        only: the videos, by key and occurrence.
+        done: how many of these are in the log, by key.
+    """
+    left = set(only)
+    for key, number in done.items():
+        left -= set(sorted(video for video in only if video[0] == key)[:number])
+    held: Video | None = None
+    for video in read_shard(store, shard, start=Position(sample=0, offset=None if _is_compressed(shard) else 0)):
+        if (video.ref.key, video.ref.occurrence) in left:
+            if held is not None:
+                yield held
+            held = video
+        elif held is not None and held.end is None:
+            held = dataclasses.replace(held, end=video.end)  # its sample goes on, without a video that is wanted
+    if held is not None:
+        yield held
 
 
 def _videos(sample: _Sample, shard: Shard, end: Position, counts: Counter[str]) -> Iterator[Video]:

@@ -6,26 +6,45 @@ rejected different videos still give one chain, each video once.
 
 import hashlib
 import json
+import posixpath
 from collections import Counter
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import CommitConflict
+from pipeline.crash_points import crash_point
+from pipeline.errors import CommitConflict, ShardError
 from pipeline.parts import StoredPart, describe_part, part_bytes, rejects_bytes
 from pipeline.records import Part, Position, Shard
 from pipeline.rows import FORMAT_VERSION
 from pipeline.statistics import channel_sums, merge_channel_sums
 from pipeline.storage import Store
 
-__all__ = ["COMMITS", "ShardLog", "commit_path"]
+__all__ = ["COMMITS", "DATA", "ShardLog", "commit_path", "read_commit"]
 
 COMMITS = "_commits"
+DATA = "data"
 
 
 def commit_path(shard_id: str) -> str:
     """Where a shard's commit stands below the dataset's root."""
     return f"{COMMITS}/{shard_id}.json"
+
+
+def read_commit(store: Store, shard_id: str) -> dict[str, Any] | None:
+    """A shard's commit, or None where it is not committed.
+
+    Raises:
+        CommitConflict: what stands there is no commit.
+    """
+    data = store.read_if_there(commit_path(shard_id))
+    try:
+        commit = None if data is None else json.loads(data)
+        if commit is not None and commit["shard_id"] != shard_id:
+            raise ValueError(f"it is of {commit['shard_id']}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommitConflict(f"{store.root}/{commit_path(shard_id)}: is not a commit of ours: {error}") from None
+    return commit
 
 
 class ShardLog:
@@ -72,7 +91,7 @@ class ShardLog:
         return 0 if self._shard.path.endswith(".tar") else None
 
     def _next_name(self) -> str:
-        return f"data/{self._shard.shard_id}-p{len(self.parts):03d}.parquet"
+        return f"{DATA}/{self._shard.shard_id}-p{len(self.parts):03d}.parquet"
 
     def append(self, part: Part) -> bool:
         """Writes the next part, unless someone else wrote one of that name; then adopts theirs.
@@ -82,20 +101,25 @@ class ShardLog:
         """
         name = self._next_name()
         data = part_bytes(part, self._schema, self._footer(part))
+        crash_point("part-built")
         if self._store.put_if_absent(name, data):
+            crash_point("part-put")
             self.parts.append(describe_part(name, data))
             return True
-        ours = (
-            self._adopt(self._store.read(name)).footer["attempt_id"] == self._attempt_id
-        )  # then only the answer was lost
-        return bool(ours)
+        # Another attempt's part, or our own whose answer was lost.
+        return bool(self._adopt(self._store.read(name)).footer["attempt_id"] == self._attempt_id)
 
     def commit(self) -> dict[str, Any]:
         """Writes the rejects and then the commit, from the parts' footers alone; returns the commit.
 
         Raises:
             CommitConflict: another commit stands there.
+            ShardError: a part is gone.
         """
+        crash_point("parts-complete")
+        names = [posixpath.basename(part.name) for part in self.parts]
+        if missing := sorted(set(names) - {posixpath.basename(info.path) for info in self._store.present(DATA, names)}):
+            raise ShardError(f"{self._shard.path}: {', '.join(missing)} was removed while the shard was under way")
         record = self._record()
         data = json.dumps(record, ensure_ascii=False, indent=1).encode()
         path = commit_path(self._shard.shard_id)
@@ -106,6 +130,7 @@ class ShardLog:
                 standing = None  # no JSON
             if standing != record:
                 raise CommitConflict(f"{path}: another commit of {self._shard.path} stands there")
+        crash_point("commit-put")
         return record
 
     def _adopt(self, data: bytes) -> StoredPart:
@@ -151,7 +176,13 @@ class ShardLog:
             "fingerprint": self._provenance["fingerprint"],
             "source": self._source(),
             "parts": [
-                {"path": part.name, "size_bytes": part.size_bytes, "rows": part.num_rows, "sha256": part.sha256}
+                {
+                    "path": part.name,
+                    "size_bytes": part.size_bytes,
+                    "rows": part.num_rows,
+                    "sha256": part.sha256,
+                    "row_groups": list(part.row_groups),
+                }
                 for part in self.parts
             ],
             "rejects": self._write_rejects(rejects) if rejects else None,
@@ -168,6 +199,7 @@ class ShardLog:
         data = rejects_bytes(rejects)
         if not self._store.put_if_absent(path, data) and self._store.read(path) != data:
             raise CommitConflict(f"{path}: other rejects than those of the parts' footers stand there")
+        crash_point("rejects-put")
         return {
             "path": path,
             "size_bytes": len(data),

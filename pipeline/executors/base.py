@@ -9,7 +9,10 @@ from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.worker import WorkOrder
 
-__all__ = ["Executor", "ShardFailure", "failure_of", "is_retryable"]
+__all__ = ["Executor", "OnWork", "ShardFailure", "failure_of", "is_retryable"]
+
+
+OnWork = Callable[[Counters, Sequence[Shard]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +36,14 @@ class Executor(Protocol):
     """Places shards on workers and tries them again; never changes what is done with one."""
 
     def run(
-        self, order: WorkOrder, shards: Sequence[Shard], on_counters: Callable[[Counters], None]
+        self, order: WorkOrder, shards: Sequence[Shard], on_work: OnWork
     ) -> Iterator[dict[str, Any] | ShardFailure]:
         """Yields the commit of each shard, or its failure, in the order in which they end.
 
         Args:
             order: the job.
             shards: what is to do.
-            on_counters: called now and then with the work done so far by all workers.
+            on_work: called now and then with the work done so far by all workers, and the shards under way.
 
         Raises:
             ConfigError: no worker can start, as the job is.

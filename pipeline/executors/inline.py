@@ -1,11 +1,10 @@
 """The same work in the calling process, one shard after another: to debug, and to compare with."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.executors.base import ShardFailure, failure_of, is_retryable
-from pipeline.progress import Counters
+from pipeline.executors.base import OnWork, ShardFailure, failure_of, is_retryable
 from pipeline.records import Shard
 from pipeline.worker import ShardWorker, WorkOrder
 
@@ -18,11 +17,13 @@ class InlineExecutor:
     """Works in this process."""
 
     def run(
-        self, order: WorkOrder, shards: Sequence[Shard], on_counters: Callable[[Counters], None]
+        self, order: WorkOrder, shards: Sequence[Shard], on_work: OnWork
     ) -> Iterator[dict[str, Any] | ShardFailure]:
         """See Executor.run."""
-        worker = ShardWorker(order, on_progress=on_counters)
+        under_way: list[Shard] = []
+        worker = ShardWorker(order, on_progress=lambda counters: on_work(counters, under_way))
         for shard in shards:
+            under_way[:] = [shard]
             yield self._try(worker, shard, order.config.executor.max_attempts)
 
     def _try(self, worker: ShardWorker, shard: Shard, max_attempts: int) -> dict[str, Any] | ShardFailure:

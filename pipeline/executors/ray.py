@@ -6,7 +6,7 @@ Only shard descriptions, commits and counts cross Ray; frames never leave the wo
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.config import ExecutorConfig
 from pipeline.errors import ConfigError, ShardError, VidtokError
-from pipeline.executors.base import ShardFailure, failure_of, is_retryable
+from pipeline.executors.base import OnWork, ShardFailure, failure_of, is_retryable
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.worker import ShardWorker, WorkOrder
@@ -81,13 +81,13 @@ class RayExecutor:
     """Works on the cluster that Ray finds, or on a local one that ends with the run."""
 
     def run(
-        self, order: WorkOrder, shards: Sequence[Shard], on_counters: Callable[[Counters], None]
+        self, order: WorkOrder, shards: Sequence[Shard], on_work: OnWork
     ) -> Iterator[dict[str, Any] | ShardFailure]:
         """See Executor.run."""
         with _session(order.config.executor):
             crew = _Crew(order, min(order.config.executor.num_workers, len(shards)))
             try:
-                yield from crew.work(shards, on_counters)
+                yield from crew.work(shards, on_work)
             finally:
                 crew.dismiss()
 
@@ -108,9 +108,7 @@ class _Crew:
         self._queue: deque[tuple[Shard, int]] = deque()
         self._wanted = f"{num_workers} workers of {resources}"
 
-    def work(
-        self, shards: Sequence[Shard], on_counters: Callable[[Counters], None]
-    ) -> Iterator[dict[str, Any] | ShardFailure]:
+    def work(self, shards: Sequence[Shard], on_work: OnWork) -> Iterator[dict[str, Any] | ShardFailure]:
         self._queue.extend((shard, 1) for shard in shards)
         heard = time.monotonic()
         while self._queue or self._running:
@@ -129,7 +127,7 @@ class _Crew:
             elif time.monotonic() - heard > _SILENCE_SECONDS:
                 heard = time.monotonic()
                 log.warning("no worker is ready yet: %s wanted, free are %s", self._wanted, ray.available_resources())  # type: ignore[no-untyped-call]
-            on_counters(self._count())
+            on_work(self._count(), [shard for _, shard, _ in self._running.values()])
 
     def dismiss(self) -> None:
         for member in self._members:

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -26,6 +27,7 @@ from pipeline.dataset import Dataset
 from pipeline.job import Progress, prepare, run_job
 from pipeline.job_file import parse_job
 from pipeline.parts import describe_part
+from pipeline.plan import make_plan
 from pipeline.progress import Counters
 from pipeline.storage import open_store
 from tests.jobs_for_tests import SMALL_JOB, dataset_rows, merge, store_of
@@ -226,7 +228,7 @@ def test_a_failed_shard_is_exit_1_and_the_others_are_done(
     vidtok: Cli, job_file: Callable[..., Path], two_shards: Path, good_video: bytes
 ) -> None:
     path = job_file(executor={"max_attempts": 2})
-    prepare(parse_job(yaml.safe_load(path.read_text())))
+    prepare(make_plan(parse_job(yaml.safe_load(path.read_text()))))
     tar = two_shards / "0.tar"
     original = tar.read_bytes()
     pack_tar(tar, [("v0.mp4", good_video * 20)])
@@ -312,6 +314,7 @@ def test_a_garbage_commit_is_told(vidtok: Cli, job_file: Callable[..., Path], tw
     vidtok("tokenize", job_file())
     commit = next((output / "_commits").iterdir())
     commit.write_bytes(b"{")
+    shutil.rmtree(output / "_snapshots")
     done = vidtok("inspect", output)
     assert done.code == 2 and f"_commits/{commit.name}: is not a commit of ours" in done.err
 

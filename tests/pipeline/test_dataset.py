@@ -1,5 +1,8 @@
 """One root holds one dataset: joined where it is the same, refused where it is not."""
 
+import dataclasses
+import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -7,9 +10,11 @@ from typing import Any
 import pytest
 
 from pipeline.config import JobConfig
-from pipeline.dataset import Dataset, fingerprint, plan_difference, read_inputs
+from pipeline.dataset import Dataset, fingerprint, plan_difference
 from pipeline.errors import CommitConflict, ConfigError
-from pipeline.job import describe, prepare, run_job
+from pipeline.inputs import grow_inputs, read_inputs
+from pipeline.job import run_job
+from pipeline.plan import describe
 from pipeline.records import Shard
 from pipeline.storage import Store, open_store
 from pipeline.weights import Weights, locate_weights
@@ -20,6 +25,11 @@ SHARDS = [
     Shard(shard_id="a-1", path="a.tar", size_bytes=2**40, etag="e"),
     Shard(shard_id="b-2", path="é/b.tar", size_bytes=0, etag=None),
 ]
+
+
+def freeze(shards: list[Shard]) -> Callable[[list[Shard]], list[Shard]]:
+    """What a first run chooses."""
+    return lambda standing: [] if standing else shards
 
 
 @pytest.fixture
@@ -127,16 +137,34 @@ def test_opening_garbage(store: Store, data: bytes) -> None:
 
 
 def test_inputs_are_frozen_by_the_first(store: Store) -> None:
-    dataset = Dataset.create(store, description())
-    assert dataset.freeze_inputs(SHARDS) == SHARDS
-    assert dataset.freeze_inputs(SHARDS[:1]) == SHARDS == read_inputs(store)
+    assert grow_inputs(store, freeze(SHARDS)) == SHARDS
+    assert grow_inputs(store, freeze(SHARDS[:1])) == SHARDS == read_inputs(store)
+
+
+def test_an_empty_list_is_frozen_too(store: Store) -> None:
+    assert grow_inputs(store, freeze([])) == [] == read_inputs(store)
+
+
+def test_what_many_add_at_once_is_there_once(store: Store) -> None:
+    """Each adds its own shard and the one that all have in common; the files number themselves."""
+    grow_inputs(store, freeze(SHARDS))
+    own = [Shard(shard_id=f"own-{number}", path=f"{number}.tar", size_bytes=1, etag=None) for number in range(8)]
+    common = dataclasses.replace(SHARDS[0], shard_id="a-1~retry1", only=(("k", 0), ("é", 3)))
+
+    def add(shard: Shard) -> None:
+        grow_inputs(store, lambda standing: [new for new in (common, shard) if new not in standing])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, own))
+    shards = read_inputs(store)
+    assert shards is not None and shards[:2] == SHARDS
+    assert sorted(shards[2:], key=lambda shard: shard.shard_id) == [common, *own]
 
 
 def test_inputs_frozen_by_many_at_once_are_those_of_one(store: Store) -> None:
-    dataset = Dataset.create(store, description())
     lists = [[Shard(shard_id=f"{number}", path=f"{number}.tar", size_bytes=1, etag=None)] for number in range(16)]
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(dataset.freeze_inputs, lists))
+        found = list(pool.map(lambda shards: grow_inputs(store, freeze(shards)), lists))
     assert found[0] in lists and found == [found[0]] * 16
 
 
@@ -154,8 +182,12 @@ def test_a_file_that_comes_later_does_not_join(tmp_path: Path) -> None:
     config = job(tmp_path / "in", tmp_path / "out", clips={"fps": None, "size": 8})
     run_job(config)
     pack_tar(tmp_path / "in/0.tar", [("a.mp4", video)])
-    _, pending, total = prepare(config)
-    assert (pending, total) == ([], 1)
+    again = run_job(config)
+    assert (again.commits, again.progress.shards) == ([], 1)
+    run_job(config, append=True)
+    assert [shard.path for shard in Dataset.open(store_of(config)).inputs()] == ["1.tar", "0.tar"]
+    assert dataset_rows(config)["source_key"].to_pylist() == ["a", "b"], "and now it has"
+    assert run_job(config, append=True).commits == []
 
 
 def test_rows_are_found_by_id_among_committed_parts_only(tmp_path: Path) -> None:
@@ -168,11 +200,12 @@ def test_rows_are_found_by_id_among_committed_parts_only(tmp_path: Path) -> None
     assert len(rows) == 6
     dataset = Dataset.open(store_of(config))
     assert [dataset.find_row(row["id"]) for row in rows] == rows
-    assert dataset.committed() == {commit["shard_id"] for commit in dataset.commits()}
+    assert [commit["shard_id"] for commit in dataset.commits()] == sorted(shard.shard_id for shard in dataset.inputs())
     with pytest.raises(ConfigError, match="no committed row has the id 'nope'"):
         dataset.find_row("nope")
     # A part that no commit names is not there, for a reader.
-    Path(config.output, "_commits", f"{next(iter(sorted(dataset.committed())))}.json").unlink()
+    next(iter(sorted(Path(config.output, "_commits").iterdir()))).unlink()
+    shutil.rmtree(Path(config.output, "_snapshots"))
     with pytest.raises(ConfigError, match="no committed row"):
         dataset.find_row(rows[0]["id"])
     assert dataset.find_row(rows[-1]["id"]) == rows[-1]
@@ -180,7 +213,6 @@ def test_rows_are_found_by_id_among_committed_parts_only(tmp_path: Path) -> None
 
 
 def test_frozen_inputs_that_vanish_are_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = Dataset.create(store, description())
     monkeypatch.setattr(store, "put_if_absent", lambda *_: True)
-    with pytest.raises(CommitConflict, match=r"inputs/00000\.parquet: was written and is not there"):
-        dataset.freeze_inputs(SHARDS)
+    with pytest.raises(CommitConflict, match=r"/inputs: what is written there is not there"):
+        grow_inputs(store, freeze(SHARDS))

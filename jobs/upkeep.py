@@ -1,0 +1,78 @@
+"""What a person does with a dataset after, or between, its jobs: verify it, clean up, try rejects again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from jobs.display import human_bytes
+from pipeline.config import JobConfig
+from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
+from pipeline.garbage import collect_garbage
+from pipeline.job import JobResult, Progress, run_shards
+from pipeline.plan import make_plan
+from pipeline.rejected import retry_shards
+from pipeline.shards import input_root
+from pipeline.storage import open_store
+from pipeline.verify import verify_dataset
+
+__all__ = ["remove_garbage", "retry_rejects", "verify"]
+
+
+def verify(
+    console: Console, root: str, *, deep: bool, source: bool, shards: str | None, options: Mapping[str, Any]
+) -> bool:
+    """Prints what is wrong with a dataset; True where nothing is.
+
+    Args:
+        console: where to print.
+        root: the dataset's root.
+        deep: check every file's sha256.
+        source: hold it against its input.
+        shards: where the input lies now; None: where the first run found it.
+        options: how to reach the dataset's store.
+    """
+    dataset = Dataset.open(open_store(root, options))
+    job = dataset.description["job"]
+    place = input_root(shards or job["input"]["shards"])
+    verdict = verify_dataset(dataset, deep=deep, source=open_store(place, job["storage"]["input"]) if source else None)
+    for problem in verdict.problems:
+        console.print(problem, markup=False, highlight=False, soft_wrap=True)
+    state = f"{len(verdict.problems):,} problems" if verdict.problems else "no problem"
+    left = f"; {verdict.uncommitted:,} shards of the input are not committed" if verdict.uncommitted else ""
+    console.print(f"{state} in {verdict.rows:,} rows of {verdict.shards:,} committed shards{left}", highlight=False)
+    return not verdict.problems
+
+
+def remove_garbage(console: Console, root: str, *, remove: bool, options: Mapping[str, Any]) -> None:
+    """Prints, and removes if told, what no commit names."""
+    dataset = Dataset.open(open_store(root, options))
+    count = size = 0
+    for info in collect_garbage(dataset, remove=remove):
+        console.print(f"{info.path}  {human_bytes(info.size_bytes)}", markup=False, highlight=False, soft_wrap=True)
+        count, size = count + 1, size + info.size_bytes
+    done = "removed" if remove else "would be removed with --remove"
+    console.print(f"{count:,} objects, {human_bytes(size)}: {done}" if count else "nothing to remove", highlight=False)
+
+
+def retry_rejects(config: JobConfig, classes: list[str], on_progress: Any) -> tuple[JobResult, int]:
+    """Runs a job over the videos that were rejected with one of these classes; also returns how many were added.
+
+    Raises:
+        ConfigError: the job has no dataset yet.
+    """
+    plan = make_plan(config)
+    if plan.standing is None:
+        raise ConfigError(f"output: {plan.store.root} holds no dataset whose rejects could be tried again")
+    dataset = Dataset.open(plan.store)
+    added = retry_shards(dataset, plan.standing, classes)
+
+    def choose(standing: Any) -> Any:
+        known = {shard.shard_id for shard in standing}
+        return [shard for shard in added if shard.shard_id not in known]
+
+    def show(progress: Progress) -> None:
+        on_progress(progress)
+
+    return run_shards(plan, choose if added else None, show), sum(len(shard.only or ()) for shard in added)

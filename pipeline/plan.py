@@ -1,0 +1,137 @@
+"""What a job would do, found out before anything is written: its shards, its weights, and what they are made of."""
+
+import logging
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import av
+import torch
+
+from pipeline.config import JobConfig
+from pipeline.dataset import Dataset, check_same_plan, fingerprint
+from pipeline.decode import SAMPLER_VERSION
+from pipeline.errors import ConfigError
+from pipeline.inputs import read_inputs
+from pipeline.records import Shard
+from pipeline.rows import FORMAT_VERSION
+from pipeline.shards import input_root, list_shards, relative_patterns
+from pipeline.storage import Store, open_store, redact_url
+from pipeline.weights import Weights, load_weights, locate_weights
+
+__all__ = ["Plan", "describe", "make_plan"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A checked job.
+
+    Attributes:
+        config: the job.
+        store: the dataset's root.
+        description: what dataset.json says, or will say.
+        standing: shards of the input as earlier runs froze it, or None before the first.
+        found: shards to add to them: all that the patterns name in a first run, the new ones when appending.
+    """
+
+    config: JobConfig
+    store: Store
+    description: dict[str, Any]
+    standing: list[Shard] | None
+    found: list[Shard]
+
+
+def make_plan(config: JobConfig, *, append: bool = False) -> Plan:
+    """Checks a job against the world. Writes nothing.
+
+    Args:
+        config: the job.
+        append: add the tars that the patterns name today and the frozen input lacks.
+
+    Raises:
+        ConfigError: the job cannot run as written, or another dataset stands in its output.
+        StorageError: a store cannot be reached.
+    """
+    input_options = config.storage.input.model_dump()
+    store = open_store(config.output, config.storage.output.model_dump())
+    standing = read_inputs(store)
+    exists = Dataset.exists(store)
+    found = []
+    if standing is None or append:
+        known = {shard.shard_id for shard in standing or []}
+        found = [shard for shard in list_shards(config.input.shards, input_options) if shard.shard_id not in known]
+    weights = locate_weights(config.model, input_options)
+    description = describe(config, weights)
+    if exists:
+        dataset = Dataset.open(store)
+        check_same_plan(dataset, description)
+        _check_patterns(config, dataset, append=append and standing is not None)
+    else:
+        # A checkpoint that does not fit must not leave a dataset behind, which the right one would not match.
+        load_weights(
+            config.model.tokenizer_config(),
+            weights,
+            checkpoint=config.model.checkpoint,
+            device="cpu",
+            dtype=torch.float32,
+            options=input_options,
+        )
+    return Plan(config=config, store=store, description=description, standing=standing, found=found)
+
+
+def _check_patterns(config: JobConfig, dataset: Dataset, *, append: bool) -> None:
+    first = dataset.description["job"]["input"]["shards"]
+    if relative_patterns(first) == relative_patterns(config.input.shards):
+        return
+    if not append:
+        log.warning("input.shards is not the first run's; the list of shards that it froze is used")
+    elif input_root(first) != input_root(config.input.shards):
+        raise ConfigError(
+            f"input.shards: --append needs patterns whose common folder is still {input_root(first)} (found "
+            f"{redact_url(input_root(config.input.shards))}), because shards are named by their path below it"
+        )
+
+
+def describe(config: JobConfig, weights: Weights) -> dict[str, Any]:
+    """What dataset.json says: the fingerprint, the plan that it is made of, and where all came from."""
+    tokenizer = config.model.tokenizer_config()
+    plan = {  # everything that changes a row, and nothing else
+        "format_version": FORMAT_VERSION,
+        "model": {"config": tokenizer.to_dict(), "weights": weights.identity},
+        "dtype": config.model.dtype,
+        "clips": {**config.clips.model_dump(), "num_frames": config.clip_frames},
+        "sampler_version": SAMPLER_VERSION,
+        "logvar": config.rows.logvar,
+    }
+    libraries = {name: ".".join(map(str, numbers)) for name, numbers in av.library_versions.items()}
+    return {
+        "format": "vidtok",
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint(plan),
+        "plan": plan,
+        "model": {
+            "name": config.model.name,
+            "checkpoint": weights.checkpoint,
+            "weights": weights.identity,
+            "seed": config.model.seed,
+            "config": tokenizer.to_dict(),
+        },
+        "versions": {
+            "vidtok-pipeline": version("vidtok-pipeline"),
+            "torch": torch.__version__,
+            "av": av.__version__,
+            **libraries,
+        },
+        "job": _without_secrets(config.model_dump(mode="json", exclude={"executor"})),
+    }
+
+
+def _without_secrets(value: Any) -> Any:
+    """A job's values with every URL redacted: a checkpoint may be a presigned link."""
+    if isinstance(value, dict):
+        return {name: _without_secrets(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(inner) for inner in value]
+    return redact_url(value) if isinstance(value, str) else value

@@ -1,0 +1,138 @@
+"""One committed shard held against its commit and its parts' footers."""
+
+import hashlib
+import io
+import posixpath
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.dataset import Dataset
+from pipeline.errors import VidtokError
+from pipeline.parts import StoredPart, describe_part, rejects_bytes
+from pipeline.records import Position, Shard
+from vidtok_model import TokenizerConfig
+
+__all__ = ["ShardCheck"]
+
+
+class ShardCheck:
+    """The check of one shard.
+
+    Attributes:
+        problems: one line each.
+        ids: of the shard's rows.
+        keys: videos that have rows or a reject, by source key.
+    """
+
+    def __init__(
+        self, dataset: Dataset, commit: Mapping[str, Any], shard: Shard, sizes: Mapping[str, int], *, deep: bool
+    ) -> None:
+        """Takes what to check.
+
+        Args:
+            dataset: whose shard it is.
+            commit: the shard's commit.
+            shard: the shard as the input lists it.
+            sizes: bytes of each object in data/ and rejects/ by path.
+            deep: whether to check sha256.
+        """
+        self.problems: list[str] = []
+        self.ids: list[Any] = []
+        self.keys: Counter[str] = Counter()
+        self._dataset = dataset
+        self._commit = commit
+        self._shard = shard
+        self._sizes = sizes
+        self._deep = deep
+        self._model = TokenizerConfig.from_dict(dataset.description["model"]["config"])
+
+    def run(self) -> None:
+        """Checks all there is."""
+        commit = self._commit
+        source = {"path": self._shard.path, "size_bytes": self._shard.size_bytes, "etag": self._shard.etag}
+        self._compare("commit: fingerprint", commit["fingerprint"], self._dataset.description["fingerprint"])
+        self._compare("commit: source", commit["source"], source)
+        position = Position(sample=0, offset=0 if self._shard.path.endswith(".tar") else None)
+        totals = Counter(rows=0, tokens=0, videos=0, video_bytes=0)
+        rejects: list[Mapping[str, Any]] = []
+        for number, named in enumerate(commit["parts"]):
+            expected = f"{self._shard.shard_id}-p{number:03d}.parquet"
+            self._compare(f"part {number}: name", posixpath.basename(named["path"]), expected)
+            data = self._file(named)
+            part = self._part(named, data) if data is not None else None
+            if part is None or data is None:
+                return
+            self._compare(f"{part.name}: beginning (a hole or an overlap in the chain)", part.start, position)
+            self._compare(f"{part.name}: fingerprint", part.footer["fingerprint"], commit["fingerprint"])
+            self._compare(f"{part.name}: source", part.footer["source"], source)
+            self._compare(f"{part.name}: rows", part.num_rows, named["rows"])
+            self._compare(f"{part.name}: row groups", list(part.row_groups), named["row_groups"])
+            self._compare(f"{part.name}: videos", sum(part.keys.values()), part.footer["videos"])
+            position = part.end
+            rejects += part.footer["rejects"]
+            self.keys += part.keys
+            totals.update(rows=part.num_rows, tokens=part.num_tokens)
+            totals.update({name: part.footer[name] for name in ("videos", "video_bytes")})
+            self._check_rows(part.name, pq.read_table(io.BytesIO(data)))
+        for name, total in totals.items():
+            self._compare(f"{name} of all parts", total, commit[name])
+        self._check_rejects(rejects)
+        if self._shard.only is not None:
+            wanted = Counter(key for key, _ in self._shard.only)
+            self._compare("videos that were to be tried again", self.keys, wanted)
+
+    def _compare(self, what: str, found: Any, expected: Any) -> None:
+        if found != expected:
+            self.problems.append(f"{what}: found {found}, expected {expected}")
+
+    def _file(self, named: Mapping[str, Any]) -> bytes | None:
+        """Its bytes, or None where it is not what was committed."""
+        path = named["path"]
+        if self._sizes.get(path) != named["size_bytes"]:
+            self._compare(f"{path}: bytes (None: it is not there)", self._sizes.get(path), named["size_bytes"])
+            return None
+        data = self._dataset.store.read(path)
+        if self._deep:
+            self._compare(f"{path}: sha256", hashlib.sha256(data).hexdigest(), named["sha256"])
+        return data
+
+    def _part(self, named: Mapping[str, Any], data: bytes) -> StoredPart | None:
+        try:
+            return describe_part(named["path"], data)
+        except VidtokError as error:
+            self.problems.append(str(error))
+            return None
+
+    def _check_rows(self, name: str, table: pa.Table) -> None:
+        self.ids += table.column("id").chunks
+        for row in table.to_pylist():
+            grid = row["latent_t"] * row["latent_h"] * row["latent_w"]
+            where = f"{name}: row {row['id']}"
+            if self._model.is_discrete:
+                tokens = np.asarray(row["tokens"])
+                self._compare(f"{where}: tokens", tokens.size, grid)
+                if tokens.size and not 0 <= tokens.min() <= tokens.max() < (self._model.codebook_size or 0):
+                    self.problems.append(
+                        f"{where}: tokens from {tokens.min()} to {tokens.max()}, expected 0 to "
+                        f"{(self._model.codebook_size or 0) - 1}"
+                    )
+                continue
+            for column in ("latents", "logvar"):
+                if column in row:
+                    values = np.frombuffer(row[column], "<f2")
+                    self._compare(f"{where}: {column}", values.size, grid * self._model.latent_channels)
+                    self._compare(f"{where}: {column} that are not finite", int((~np.isfinite(values)).sum()), 0)
+
+    def _check_rejects(self, rejects: list[Mapping[str, Any]]) -> None:
+        by_class = dict(sorted(Counter(reject["error"] for reject in rejects).items()))
+        self._compare("rejects by class in the parts' footers", by_class, self._commit["rejects_by_class"])
+        named = self._commit["rejects"]
+        if (named is None) != (not rejects):
+            self.problems.append(f"{len(rejects)} rejects in the parts' footers, but the commit names {named}")
+        if named is not None and (data := self._file(named)) is not None and data != rejects_bytes(rejects):
+            self.problems.append(f"{named['path']}: other rejects than those of the parts' footers")
