@@ -1,7 +1,8 @@
 """Places at which a test lets a process die, to show that what it leaves is safe.
 
 `VIDTOK_CRASH_AT=part-put` kills the process, without a chance to clean up, when it first comes to that point;
-`VIDTOK_CRASH_AT=part-put@3` the third time. ARCHITECTURE.md says for each what is left, and what the next run does.
+`VIDTOK_CRASH_AT=part-put@3` the third time, and with `VIDTOK_CRASH_SIGNAL=SIGSTOP` it is stopped there instead, to come
+back as a zombie. ARCHITECTURE.md says for each what is left, and what the next run does.
 """
 
 import os
@@ -40,4 +41,4 @@ def crash_point(name: str) -> None:
         global _times_seen
         _times_seen += 1
         if _times_seen == int(number or 1):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[os.environ.get("VIDTOK_CRASH_SIGNAL", "SIGKILL")])

@@ -93,3 +93,21 @@ def bucket(s3_endpoint: str) -> str:
 
     boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(Bucket="corpus")
     return "corpus"
+
+
+@pytest.fixture(scope="session")
+def ceph_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ceph S3 server with a bucket `corpus`: the real thing, where it is installed."""
+    from tests.servers.ceph import Ceph, missing_programs
+
+    missing = missing_programs()
+    require("ceph", not missing, f"no {', '.join(missing)}")
+    require("ceph", os.geteuid() == 0, "Ceph's daemons want to be started as root")
+    import boto3
+
+    server = Ceph(tmp_path_factory.mktemp("ceph"))
+    try:
+        boto3.client("s3", endpoint_url=server.endpoint).create_bucket(Bucket="corpus")
+        yield server.endpoint
+    finally:
+        server.stop()

@@ -3,23 +3,18 @@
 import os
 import shutil
 import subprocess
-import time
 import uuid
 from pathlib import Path
 
 from tests.servers.process import end, free_port, start, wait_for_port
 
-__all__ = ["PROGRAMS", "Ceph"]
+__all__ = ["PROGRAMS", "Ceph", "missing_programs"]
 
 PROGRAMS = ("radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "ceph-authtool", "monmaptool")
 _SETTINGS = """
 [global]
 fsid = {fsid}
 mon host = v2:127.0.0.1:{port}
-auth cluster required = none
-auth service required = none
-auth client required = none
-auth supported = none
 run dir = {folder}
 log file = {folder}/$name.log
 admin socket = {folder}/$name.asok
@@ -50,21 +45,31 @@ class Ceph:
         self._port = free_port()
         self.endpoint = f"http://127.0.0.1:{self._s3_port}"
         self._processes: list[subprocess.Popen[bytes]] = []
-        fsid = uuid.uuid4()
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> None:
+        folder, fsid = self._folder, uuid.uuid4()
         for name in ("mon", "osd", "rgw"):
             (folder / name).mkdir()
         settings = _SETTINGS.format(fsid=fsid, port=self._port, s3_port=self._s3_port, folder=folder)
         (folder / "ceph.conf").write_text(settings)
         self._run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", f"v2:127.0.0.1:{self._port}", folder / "map")
-        self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", folder / "map")
+        # One file with the keys of all: each finds its own by name.
+        keyring = folder / "keyring"
+        everything = [word for kind in ("mon", "osd", "mgr") for word in ("--cap", kind, "allow *")]
+        for number, name in enumerate(("mon.", "client.admin", "osd.0", "client.rgw")):
+            create = ("--create-keyring",) if number == 0 else ()
+            self._run("ceph-authtool", *create, keyring, "--gen-key", "-n", name, *everything)
+        self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", folder / "map", "--keyring", keyring)
         self._daemon("ceph-mon", "-f", "-i", "a", port=self._port)
         osd = uuid.uuid4()
         self._run("ceph", "osd", "new", osd)
         self._run("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", osd)
         self._daemon("ceph-osd", "-f", "-i", "0")
-
-        # The S3 server wants to have a key, although none is asked for.
-        self._run("ceph-authtool", "--create-keyring", folder / "keyring", "--gen-key", "-n", "client.rgw")
         self._daemon("radosgw", "-f", "-n", "client.rgw", port=self._s3_port)
         keys = ("--access-key", os.environ["AWS_ACCESS_KEY_ID"], "--secret", os.environ["AWS_SECRET_ACCESS_KEY"])
         self._run("radosgw-admin", "user", "create", "--uid", "tests", "--display-name", "tests", *keys)

@@ -1,0 +1,136 @@
+"""Whatever dies, wherever: the next run ends with the dataset of an unbroken one."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.crash_points import CRASH_POINTS
+from pipeline.dataset import Dataset
+from pipeline.job import run_job
+from pipeline.snapshots import newest_snapshot
+from pipeline.storage import open_store
+from pipeline.verify import verify_dataset
+from tests.integration.places import OutputPlace, new_place, pack_small_shards, run_in_child, small_job, start_child
+from tests.jobs_for_tests import commits_without_hashes, dataset_rows, masked_parts, store_of
+from tests.support import ROOT
+
+LOCAL_POINTS = [point for point in CRASH_POINTS if point.startswith("local-")]
+POINTS = [point for point in CRASH_POINTS if point not in LOCAL_POINTS]
+# Each of a run's writes in turn; the whole range in test-all.
+LOCAL_WRITES = 19
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pack_small_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module", params=["local", "moto", "ceph"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> OutputPlace:
+    if request.param == "moto":
+        request.getfixturevalue("bucket")
+    fixture = {"local": None, "moto": "s3_endpoint", "ceph": "ceph_endpoint"}[request.param]
+    endpoint = request.getfixturevalue(fixture) if fixture else None
+    return new_place(endpoint, tmp_path_factory.mktemp("crash"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The local dataset that all others are held against."""
+    config = small_job(shards, new_place(None, tmp_path_factory.mktemp("unbroken")))
+    assert not run_job(config).failures
+    return config
+
+
+def assert_whole(config: Any, unbroken: Any, shards: Path) -> None:
+    """The same rows, parts and commits but for times and attempts; in the snapshot too; and nothing else."""
+    assert dataset_rows(config).equals(dataset_rows(unbroken))
+    assert masked_parts(config) == masked_parts(unbroken)
+    assert commits_without_hashes(config) == commits_without_hashes(unbroken)
+    dataset = Dataset.open(store_of(config))
+    assert newest_snapshot(dataset.store).shard_ids == {shard.shard_id for shard in dataset.inputs()}
+    verdict = verify_dataset(dataset, deep=True, source=open_store(str(shards)))
+    assert (verdict.problems, verdict.uncommitted, verdict.shards) == ([], 0, 2)
+
+
+def die_and_go_on(point: str, shards: Path, place: OutputPlace, unbroken: Any) -> None:
+    config = small_job(shards, place)
+    assert run_in_child(config, {"VIDTOK_CRASH_AT": point}) == -signal.SIGKILL
+    assert not run_job(config).failures
+    assert_whole(config, unbroken, shards)
+
+
+@pytest.mark.parametrize("point", [*POINTS, "part-built@3", "part-put@2", "part-put@4", "commit-put@2"])
+def test_a_run_that_died_is_gone_on_with(shards: Path, place: OutputPlace, unbroken: Any, point: str) -> None:
+    die_and_go_on(point, shards, place, unbroken)
+
+
+@pytest.mark.parametrize("point", LOCAL_POINTS)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(n, marks=[] if n % 6 == 3 else [pytest.mark.slow]) for n in range(1, LOCAL_WRITES + 1)],
+)
+def test_a_run_that_died_in_a_local_write(shards: Path, tmp_path: Path, unbroken: Any, point: str, number: int) -> None:
+    die_and_go_on(f"{point}@{number}", shards, new_place(None, tmp_path), unbroken)
+
+
+def test_the_table_names_every_crash_point() -> None:
+    table = (ROOT / "ARCHITECTURE.md").read_text()
+    named = re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)
+    assert sorted(named) == sorted(CRASH_POINTS)
+
+
+@pytest.mark.parametrize("drivers", [2, 4])
+def test_drivers_at_once_make_one_dataset(shards: Path, place: OutputPlace, unbroken: Any, drivers: int) -> None:
+    config = small_job(shards, place)
+    children = [start_child(config, {}) for _ in range(drivers)]
+    for child in children:
+        child.join(timeout=300)
+    assert [child.exitcode for child in children] == [0] * drivers
+    assert_whole(config, unbroken, shards)
+
+
+@pytest.fixture
+def zombie(shards: Path, place: OutputPlace) -> Iterator[tuple[Any, Any]]:
+    """A job whose driver is stopped, not dead, in the middle of a shard."""
+    config = small_job(shards, place)
+    child = start_child(config, {"VIDTOK_CRASH_AT": "part-put@2", "VIDTOK_CRASH_SIGNAL": "SIGSTOP"})
+    yield config, child
+    child.kill()
+    child.join()
+
+
+def test_a_zombie_that_comes_back_changes_nothing(
+    zombie: tuple[Any, Any], shards: Path, place: OutputPlace, unbroken: Any
+) -> None:
+    config, child = zombie
+    wait_until_stopped(child.pid)
+    assert not run_job(config).failures
+    before = everything(config)
+    os.kill(child.pid, signal.SIGCONT)
+    child.join(timeout=300)
+    assert child.exitcode == 0
+    assert everything(config) == before
+    assert_whole(config, unbroken, shards)
+
+
+def everything(config: Any) -> dict[str, bytes]:
+    """All objects of a dataset but the runs' own records."""
+    store = store_of(config)
+    paths = [info.path for info in store.list(recursive=True)]
+    return {path: store.read(path) for path in paths if not path.startswith("_runs/")}
+
+
+def wait_until_stopped(pid: int) -> None:
+    ends = time.monotonic() + 120
+    while time.monotonic() < ends:
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+            return
+        time.sleep(0.02)
+    raise AssertionError("the child did not stop")

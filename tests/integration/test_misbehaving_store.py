@@ -1,0 +1,170 @@
+"""The same job behind a store that drops, delays, throttles, cuts off and loses answers, or dies and comes back."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ConfigError, StorageError
+from pipeline.job import Progress, run_job
+from pipeline.storage import open_store
+from tests.integration.places import new_place, pack_small_shards, run_in_child, small_job
+from tests.jobs_for_tests import job
+from tests.servers.localbucket import LocalBucket
+from tests.servers.proxy import FAULTS, MisbehavingProxy
+from tests.support import require_module
+
+SEEDS = 20
+SHORT_SEEDS = 3
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pack_small_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    config = small_job(shards, new_place(None, tmp_path_factory.mktemp("unbroken")))
+    assert not run_job(config).failures
+    return config
+
+
+def in_bucket(shards: Path, endpoint: str, folder: Path, **changes: Any) -> Any:
+    """The small job with its input and output on an S3 server."""
+    client = s3_client(endpoint)
+    for path in sorted(shards.iterdir()):
+        client.upload_file(str(path), "corpus", f"{folder.name}/in/{path.name}")
+    side = {"endpoint_url": endpoint, **changes}
+    clips = {"fps": None, "size": 16}
+    root = f"s3://corpus/{folder.name}"
+    return job(f"{root}/in", f"{root}/out", clips=clips, storage={"input": side, "output": side})
+
+
+def s3_client(endpoint: str) -> Any:
+    import boto3
+
+    return boto3.client("s3", endpoint_url=endpoint)
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] if seed >= SHORT_SEEDS else []) for seed in range(SEEDS)]
+)
+def test_every_fault_at_5_percent(
+    seed: int, shards: Path, unbroken: Any, s3_endpoint: str, bucket: str, tmp_path: Path
+) -> None:
+    config = in_bucket(shards, s3_endpoint, tmp_path)
+    with MisbehavingProxy(s3_endpoint, rate=0.05, seed=seed) as proxy:
+        side = config.storage.output.model_copy(update={"endpoint_url": proxy.endpoint})
+        behind = config.model_copy(
+            update={"storage": config.storage.model_copy(update={"input": side, "output": side})}
+        )
+        assert not run_job(behind).failures
+    assert sum(proxy.faults.values()) >= 5, proxy.faults
+    assert_same_rows(config, unbroken)
+
+
+def assert_same_rows(config: Any, unbroken: Any) -> None:
+    """As `assert_whole`, where the input's etags may differ."""
+    from pipeline.dataset import Dataset
+    from pipeline.verify import verify_dataset
+    from tests.jobs_for_tests import dataset_rows, store_of
+
+    assert dataset_rows(config).equals(dataset_rows(unbroken))
+    source = open_store(f"{config.input.shards}", config.storage.input.model_dump())
+    verdict = verify_dataset(Dataset.open(store_of(config)), deep=True, source=source)
+    assert (verdict.problems, verdict.uncommitted) == ([], 0)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_operation_under_each_fault(fault: str, s3_endpoint: str, bucket: str, tmp_path: Path) -> None:
+    """One half of all requests fail in this one way, and every answer is right all the same."""
+    data = bytes(range(256)) * 200
+
+    class Only(MisbehavingProxy):
+        def _fault(self) -> str | None:
+            hit = self._dice.random() < 0.5
+            self.faults[fault] += hit
+            return fault if hit else None
+
+    with Only(s3_endpoint, seed=1) as proxy:
+        store = open_store(f"s3://{bucket}/{tmp_path.name}-{fault}", {"endpoint_url": proxy.endpoint})
+        for number in range(4):
+            store.put_if_absent(f"d/{number}", data + bytes([number]))
+            assert store.put_if_absent(f"d/{number}", b"late") is False
+        assert [info.path for info in store.list("d")] == [f"d/{number}" for number in range(4)]
+        with store.open("d/2") as file:
+            assert file.read() == data + bytes([2])
+        if fault != "cut-in-silence":  # of a body whose length nobody knows beforehand, nobody can tell
+            assert [store.read(f"d/{number}") for number in range(4)] == [data + bytes([n]) for n in range(4)]
+        store.delete("d/0")
+        assert store.read_if_there("d/0") is None and store.info("d/1") is not None
+    assert proxy.faults[fault] >= 5
+
+
+def test_a_store_that_stays_away_is_given_up_in_time(s3_endpoint: str, bucket: str) -> None:
+    with MisbehavingProxy(s3_endpoint, rate=1.0) as proxy:
+        store = open_store(f"s3://{bucket}/away", {"endpoint_url": proxy.endpoint, "retry_seconds": 2})
+        began = time.monotonic()
+        with pytest.raises(StorageError, match="cannot write s3://corpus/away/x"):
+            store.put_if_absent("x", b"1")
+        assert 1 < time.monotonic() - began < 10
+    assert proxy.requests["PUT"] >= 3
+
+
+def test_a_store_that_ignores_the_condition_is_refused(
+    shards: Path, unbroken: Any, s3_endpoint: str, bucket: str, tmp_path: Path
+) -> None:
+    config = in_bucket(shards, s3_endpoint, tmp_path)
+    with MisbehavingProxy(s3_endpoint, drop_headers=frozenset({"if-none-match"})) as proxy:
+        side = {"endpoint_url": proxy.endpoint}
+        changed = {"output": {**side, "allow_single_writer": False}, "input": side}
+        raw = config.model_dump() | {"storage": changed}
+        with pytest.raises(ConfigError, match=r"output: s3://.* lets a second write .*allow_single_writer: true"):
+            run_job(type(config).model_validate(raw))
+        assert not [info for info in open_store(config.output, side).list(recursive=True)], "nothing is left behind"
+        changed["output"]["allow_single_writer"] = True
+        alone = type(config).model_validate(raw)
+        assert not run_job(alone).failures
+        assert_same_rows(alone, unbroken)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LocalBucket]:
+    require_module("localbucket")
+    require_module("s3fs")
+    server = LocalBucket(tmp_path)
+    s3_client(server.endpoint).create_bucket(Bucket="corpus")
+    yield server
+    server.kill()
+
+
+@pytest.mark.parametrize("moment", [1, 3, 6])
+def test_a_store_that_is_killed_and_comes_back(
+    server: LocalBucket, shards: Path, unbroken: Any, tmp_path: Path, moment: int
+) -> None:
+    """In the middle of a job, which goes on by itself."""
+    config = in_bucket(shards, server.endpoint, tmp_path)
+    calls = itertools.count()
+
+    def restart(_: Progress) -> None:
+        if next(calls) == moment:
+            server.kill()
+            server.start()
+
+    assert not run_job(config, restart).failures
+    assert_same_rows(config, unbroken)
+
+
+def test_a_driver_that_dies_with_its_store(server: LocalBucket, shards: Path, unbroken: Any, tmp_path: Path) -> None:
+    config = in_bucket(shards, server.endpoint, tmp_path)
+    assert run_in_child(config, {"VIDTOK_CRASH_AT": "part-put@3"}) == -9
+    server.kill()
+    server.start()
+    assert not run_job(config).failures
+    assert_same_rows(config, unbroken)
+
+
