@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, StorageError
 from pipeline.job import Progress, run_job
 from pipeline.storage import open_store
+from pipeline.verify import verify_dataset
 from tests.integration.places import new_place, pack_small_shards, run_in_child, small_job
-from tests.jobs_for_tests import job
+from tests.jobs_for_tests import dataset_rows, job, store_of
 from tests.servers.localbucket import LocalBucket
 from tests.servers.proxy import FAULTS, MisbehavingProxy
 from tests.support import require_module
@@ -68,29 +70,25 @@ def test_every_fault_at_5_percent(
 
 
 def assert_same_rows(config: Any, unbroken: Any) -> None:
-    """As `assert_whole`, where the input's etags may differ."""
-    from pipeline.dataset import Dataset
-    from pipeline.verify import verify_dataset
-    from tests.jobs_for_tests import dataset_rows, store_of
-
+    """The rows, and all that verify looks for; the footers hold the etags of an input on S3."""
     assert dataset_rows(config).equals(dataset_rows(unbroken))
     source = open_store(f"{config.input.shards}", config.storage.input.model_dump())
     verdict = verify_dataset(Dataset.open(store_of(config)), deep=True, source=source)
     assert (verdict.problems, verdict.uncommitted) == ([], 0)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [*FAULTS, "cut-in-silence"])
 def test_each_operation_under_each_fault(fault: str, s3_endpoint: str, bucket: str, tmp_path: Path) -> None:
-    """One half of all requests fail in this one way, and every answer is right all the same."""
+    """A third of all requests fail in this one way, and every answer is right all the same."""
     data = bytes(range(256)) * 200
 
     class Only(MisbehavingProxy):
         def _fault(self) -> str | None:
-            hit = self._dice.random() < 0.5
+            hit = self._dice.random() < 0.3
             self.faults[fault] += hit
             return fault if hit else None
 
-    with Only(s3_endpoint, seed=1) as proxy:
+    with Only(s3_endpoint, seed=2) as proxy:
         store = open_store(f"s3://{bucket}/{tmp_path.name}-{fault}", {"endpoint_url": proxy.endpoint})
         for number in range(4):
             store.put_if_absent(f"d/{number}", data + bytes([number]))
@@ -98,11 +96,11 @@ def test_each_operation_under_each_fault(fault: str, s3_endpoint: str, bucket: s
         assert [info.path for info in store.list("d")] == [f"d/{number}" for number in range(4)]
         with store.open("d/2") as file:
             assert file.read() == data + bytes([2])
-        if fault != "cut-in-silence":  # of a body whose length nobody knows beforehand, nobody can tell
+        if fault != "cut-in-silence":  # where the length is not known beforehand, nobody can tell
             assert [store.read(f"d/{number}") for number in range(4)] == [data + bytes([n]) for n in range(4)]
         store.delete("d/0")
         assert store.read_if_there("d/0") is None and store.info("d/1") is not None
-    assert proxy.faults[fault] >= 5
+    assert proxy.faults[fault] >= 3
 
 
 def test_a_store_that_stays_away_is_given_up_in_time(s3_endpoint: str, bucket: str) -> None:
@@ -166,5 +164,3 @@ def test_a_driver_that_dies_with_its_store(server: LocalBucket, shards: Path, un
     server.start()
     assert not run_job(config).failures
     assert_same_rows(config, unbroken)
-
-

@@ -1,15 +1,16 @@
-"""A proxy before an S3 server that misbehaves, by a seeded dice: it drops, delays, refuses, cuts off, and loses answers."""
+"""A proxy before an S3 server that misbehaves, by seeded dice: drops, delays, refusals, bodies and answers cut off."""
 
 import asyncio
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Self
 from urllib.parse import urlsplit
 
 __all__ = ["FAULTS", "MisbehavingProxy"]
 
-FAULTS = ("drop", "delay", "slow-down", "too-many", "cut", "cut-in-silence", "lose-answer")
+FAULTS = ("drop", "delay", "slow-down", "too-many", "cut", "lose-answer")
 _DELAY_SECONDS = 0.3
 _REFUSALS = {"slow-down": ("503 Slow Down", "SlowDown"), "too-many": ("429 Too Many Requests", "TooManyRequests")}
 
@@ -54,12 +55,14 @@ class MisbehavingProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while request := await _read_message(reader):
+            while request := await _read_message(
+                reader, on_expect=lambda: writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            ):
                 self._count(request)
                 if not await self._answer(request, writer):
                     break
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client went away
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client went away, or the proxy is being stopped
         finally:
             writer.transport.abort()
 
@@ -117,7 +120,9 @@ class MisbehavingProxy:
             writer.close()
 
 
-async def _read_message(reader: asyncio.StreamReader, answer_to: bytes = b"") -> bytes:
+async def _read_message(
+    reader: asyncio.StreamReader, answer_to: bytes = b"", on_expect: Callable[[], None] = lambda: None
+) -> bytes:
     """One request or answer, whole, with a plain length; empty where the other side is done."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -127,6 +132,8 @@ async def _read_message(reader: asyncio.StreamReader, answer_to: bytes = b"") ->
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
         fields[name.strip().lower()] = value.strip().lower()
+    if fields.get(b"expect") == b"100-continue":
+        on_expect()  # the body comes only then
     if answer_to == b"HEAD" or head.startswith((b"HTTP/1.1 204", b"HTTP/1.1 304")):
         return head
     if fields.get(b"transfer-encoding") == b"chunked":

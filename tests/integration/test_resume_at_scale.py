@@ -1,0 +1,89 @@
+"""Resuming a dataset of 100,000 commits costs a few requests, not one a commit."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pipeline.inputs import grow_inputs
+from pipeline.job import run_job
+from pipeline.plan import make_plan
+from pipeline.records import Shard
+from pipeline.snapshots import write_snapshot
+from tests.jobs_for_tests import job, store_of
+from tests.media import gradient_frames, make_video, pack_tar
+from tests.servers.proxy import MisbehavingProxy
+
+NUM_COMMITS = 100_000
+
+
+@pytest.fixture(scope="module")
+def place(s3_endpoint: str, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, list[Shard]]]:
+    """A dataset in which all shards but one are committed, made in the server's memory, and the job that goes on."""
+    from moto.s3.models import s3_backends
+
+    folder = tmp_path_factory.mktemp("scale")
+    pack_tar(folder / "in/last.tar", [("a.mp4", make_video(gradient_frames(20)))])
+    with MisbehavingProxy(s3_endpoint) as proxy:
+        side = {"endpoint_url": proxy.endpoint}
+        config = job(folder / "in", "s3://corpus/scale", clips={"fps": None, "size": 16}, storage={"output": side})
+        plan = make_plan(config)
+        store = store_of(config)
+        store.put_if_absent("dataset.json", json.dumps(plan.description).encode())
+        done = [
+            Shard(shard_id=f"shard-{number:06d}-0123456789", path=f"shard-{number:06d}.tar", size_bytes=1, etag=None)
+            for number in range(NUM_COMMITS)
+        ]
+        grow_inputs(store, lambda standing: [] if standing else [*done, *plan.found])
+        backend = s3_backends["123456789012"]["aws"]
+        for shard in done:
+            backend.put_object("corpus", f"scale/_commits/{shard.shard_id}.json", json.dumps(commit_of(shard)).encode())
+        yield dataclasses.replace(plan), done
+        proxy.requests.clear()
+
+
+def commit_of(shard: Shard) -> dict[str, Any]:
+    empty = {"parts": [], "rejects": None, "rejects_by_class": {}, "statistics": None}
+    counts = {"videos": 0, "video_bytes": 0, "rows": 0, "tokens": 0}
+    source = {"path": shard.path, "size_bytes": 1, "etag": None}
+    return {"shard_id": shard.shard_id, "format_version": 1, "fingerprint": "f", "source": source, **empty, **counts}
+
+
+def test_resume_over_a_hundred_thousand_commits(place: tuple[Any, list[Shard]], s3_endpoint: str) -> None:
+    plan, done = place
+    # The last snapshot of a driver that died: it may lack a tenth of what is committed.
+    write_snapshot(plan.store, [commit_of(shard) for shard in done[: NUM_COMMITS * 10 // 11]])
+    with MisbehavingProxy(s3_endpoint) as proxy:
+        config = plan.config
+        output = config.storage.output.model_copy(update={"endpoint_url": proxy.endpoint})
+        config = config.model_copy(update={"storage": config.storage.model_copy(update={"output": output})})
+        seen: list[tuple[float, int, int]] = []
+        began = time.monotonic()
+
+        def first(progress: Any) -> None:
+            if not seen:
+                seen.append((time.monotonic() - began, proxy.requests["LIST"], proxy.requests["GET"]))
+                assert (progress.shards_before, progress.shards) == (NUM_COMMITS, NUM_COMMITS + 1)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_job(config, first)
+    seconds, lists, gets = seen[0]
+    assert lists <= 101 and gets <= 20, (lists, gets)
+    assert seconds < 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_without_a_snapshot_a_thousand_commits_cost_one_list(place: tuple[Any, list[Shard]], s3_endpoint: str) -> None:
+    plan, done = place
+    with MisbehavingProxy(s3_endpoint) as proxy:
+        from pipeline.storage import open_store
+
+        store = open_store("s3://corpus/scale", {"endpoint_url": proxy.endpoint})
+        names = [f"{shard.shard_id}.json" for shard in done]
+        assert [info.path for info in store.present("_commits", names)] == [f"_commits/{name}" for name in names]
+        assert proxy.requests == {"LIST": 100}
