@@ -1,12 +1,16 @@
 """Listing a folder: page by page where the store is S3, by fsspec elsewhere."""
 
+import bisect
 import os
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ObjectInfo", "info_of", "is_file", "pages", "pages_between"]
+__all__ = ["ObjectInfo", "info_of", "is_file", "pages", "present"]
+
+# How many names one LIST answers at most; fixed by S3.
+_LISTED_AT_ONCE = 1000
 
 Attempt = Callable[[Callable[[], Any]], Any]
 
@@ -45,50 +49,59 @@ def is_file(raw: Mapping[str, Any]) -> bool:
 def pages(filesystem: Any, folder: str, *, recursive: bool, attempt: Attempt) -> Iterator[list[Mapping[str, Any]]]:
     """The objects of a folder in the order of their names, in the form of fsspec's details."""
     if hasattr(filesystem, "call_s3"):
-        yield from _s3_pages(filesystem, folder, prefix="", after=None, recursive=recursive, attempt=attempt)
+        yield from _s3_pages(filesystem, folder, recursive=recursive, attempt=attempt)
     elif recursive:
         yield _in_order(attempt(lambda: filesystem.find(folder, detail=True)).values())
     else:
         yield _in_order(attempt(lambda: filesystem.ls(folder, detail=True)))
 
 
-def pages_between(
-    filesystem: Any, folder: str, first: str, last: str, *, attempt: Attempt
-) -> Iterator[list[Mapping[str, Any]]]:
-    """As `pages` of one folder; on S3 the pages that hold the names from `first` to `last`, and no others."""
+def present(filesystem: Any, folder: str, names: Sequence[str], *, attempt: Attempt) -> Iterator[Mapping[str, Any]]:
+    """The objects of a folder with some names, which must rise: on S3 by one LIST for a thousand of them.
+
+    A LIST begins at the next name that is not decided yet, so that what lies between two names is not gone through.
+    """
+    wanted = set(names)
     if not hasattr(filesystem, "call_s3"):
-        yield from pages(filesystem, folder, recursive=False, attempt=attempt)
+        for page in pages(filesystem, folder, recursive=False, attempt=attempt) if names else ():
+            yield from (raw for raw in page if posixpath.basename(raw["name"]) in wanted)
         return
-    after = first[:-1]  # comes before `first`, and before all that does not begin with it only names below it
-    prefix = os.path.commonprefix([first, last])  # noqa: RUF071  (of characters, as meant)
-    for page in _s3_pages(filesystem, folder, prefix=prefix, after=after, recursive=False, attempt=attempt):
-        yield page
-        if page and posixpath.basename(page[-1]["name"]) >= last:
-            return
+    decided = 0
+    while decided < len(names):
+        some = names[decided : decided + _LISTED_AT_ONCE]
+        prefix = os.path.commonprefix([some[0], some[-1]])  # noqa: RUF071  (of characters, as meant)
+        bucket_path = filesystem.split_path(folder)[1].rstrip("/")
+        before = posixpath.join(bucket_path, some[0][:-1])
+        page, token = _s3_page(filesystem, folder, prefix, {"StartAfter": before}, attempt)
+        all_there = token is None or not page
+        decided += len(some) if all_there else bisect.bisect_right(some, posixpath.basename(page[-1]["name"]))
+        yield from (raw for raw in page if posixpath.basename(raw["name"]) in set(some))
 
 
 def _in_order(raws: Any) -> list[Mapping[str, Any]]:
     return sorted((raw for raw in raws if is_file(raw)), key=lambda raw: str(raw["name"]))
 
 
-def _s3_pages(
-    filesystem: Any, folder: str, *, prefix: str, after: str | None, recursive: bool, attempt: Attempt
-) -> Iterator[list[Mapping[str, Any]]]:
+def _s3_pages(filesystem: Any, folder: str, *, recursive: bool, attempt: Attempt) -> Iterator[list[Mapping[str, Any]]]:
+    options: dict[str, Any] = {} if recursive else {"Delimiter": "/"}
+    while True:
+        page, token = _s3_page(filesystem, folder, "", options, attempt)
+        yield page
+        if token is None:
+            return
+        options["ContinuationToken"] = token
+
+
+def _s3_page(
+    filesystem: Any, folder: str, prefix: str, options: Mapping[str, Any], attempt: Attempt
+) -> tuple[list[Mapping[str, Any]], str | None]:
+    """One LIST of what begins with `prefix` in a folder, and the token of the next page where there is one."""
     bucket, key, _ = filesystem.split_path(folder)
     base = f"{key.rstrip('/')}/" if key else ""
-    request: dict[str, Any] = {"Bucket": bucket, "Prefix": base + prefix}
-    if not recursive:
-        request["Delimiter"] = "/"
-    if after is not None:
-        request["StartAfter"] = base + after
-    while True:
-        answer = attempt(lambda: filesystem.call_s3("list_objects_v2", **request))
-        yield [
-            {"name": f"{bucket}/{item['Key']}", "size": item["Size"], "type": "file", "ETag": item.get("ETag")}
-            for item in answer.get("Contents", [])
-            if not item["Key"].endswith("/")  # what some tools put for a folder
-        ]
-        if not answer.get("IsTruncated"):
-            return
-        request.pop("StartAfter", None)
-        request["ContinuationToken"] = answer["NextContinuationToken"]
+    answer = attempt(lambda: filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{base}{prefix}", **options))
+    page: list[Mapping[str, Any]] = [
+        {"name": f"{bucket}/{item['Key']}", "size": item["Size"], "type": "file", "ETag": item.get("ETag")}
+        for item in answer.get("Contents", [])
+        if not item["Key"].endswith("/")  # what some tools put for a folder
+    ]
+    return page, answer["NextContinuationToken"] if answer.get("IsTruncated") else None

@@ -1,14 +1,14 @@
 """A folder of objects: list, read, and write once."""
 
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import fsspec
 
 from pipeline.errors import CommitStateUnknown, StorageError
 from pipeline.storage.faults import STORE_FAULTS, describe, is_absent, is_outcome_unknown, redact_url
-from pipeline.storage.listing import ObjectInfo, info_of, is_file, pages, pages_between
+from pipeline.storage.listing import ObjectInfo, info_of, is_file, pages, present
 from pipeline.storage.reader import ObjectReader
 from pipeline.storage.retry import retrying
 from pipeline.storage.writes import create, create_local, replace_local
@@ -16,9 +16,6 @@ from pipeline.storage.writes import create, create_local, replace_local
 __all__ = ["RETRY_SECONDS", "Store"]
 
 RETRY_SECONDS = 60.0
-# How many names one LIST answers at most; fixed by S3.
-_LISTED_AT_ONCE = 1000
-
 T = TypeVar("T")
 
 
@@ -71,7 +68,7 @@ class Store:
         return StorageError(describe(error, action, f"{self.root}/{path}"))
 
     def _listed(
-        self, path: str, make_pages: Callable[[Callable[[Callable[[], Any]], Any]], Iterator[list[Any]]]
+        self, path: str, make_pages: Callable[[Callable[[Callable[[], Any]], Any]], Iterator[Iterable[Any]]]
     ) -> Iterator[ObjectInfo]:
         try:
             for page in make_pages(lambda call: self._attempt("list", path, call)):
@@ -94,28 +91,14 @@ class Store:
     def present(self, folder: str, names: Sequence[str]) -> Iterator[ObjectInfo]:
         """Those of some names that stand in a folder, in order.
 
-        Not one request a name: on S3 one LIST answers for a thousand, and no other names are gone through than those
-        between the first and the last of the thousand; elsewhere the folder is listed once.
+        Not one request a name: on S3 one LIST answers for up to a thousand; elsewhere the folder is listed once.
 
         Args:
             folder: its path below the root.
             names: names of objects in it, rising.
         """
-        full, wanted = self._full(folder), set(names)
-        step = _LISTED_AT_ONCE if hasattr(self._filesystem, "call_s3") else max(1, len(names))
-        for start in range(0, len(names), step):
-            some = names[start : start + step]
-            found = self._listed(
-                folder,
-                lambda attempt, some=some: pages_between(  # type: ignore[misc]
-                    self._filesystem, full, some[0], some[-1], attempt=attempt
-                ),
-            )
-            yield from (
-                info
-                for info in found
-                if posixpath.basename(info.path) in wanted and some[0] <= posixpath.basename(info.path) <= some[-1]
-            )
+        full = self._full(folder)
+        return self._listed(folder, lambda attempt: iter([present(self._filesystem, full, names, attempt=attempt)]))
 
     def info(self, path: str) -> ObjectInfo | None:
         """What is known of an object, or None where there is none."""

@@ -197,3 +197,14 @@ def test_local_roots_in_the_way(tmp_path: Path) -> None:
     for act in (store.read_if_there, store.read, store.open, lambda path: store.put_if_absent(path, b"")):
         with pytest.raises(StorageError, match=rf"{tmp_path}/file/x"):
             act("x")
+
+
+def test_which_of_many_names_are_there(store: Store) -> None:
+    """Names that begin alike, that lie far apart, that are not there, and others in between."""
+    there = ["a-b.json", "a.json", "a~retry1.json", "k1.json", "k10.json", "k2.json", "z.json"]
+    for name in there:
+        store.put_if_absent(f"d/{name}", b"1")
+    for asked in (there, ["a.json"], ["b.json"], [], ["a.json", "z.json"], ["0", "a.json", "k1.json", "zz"]):
+        found = [info.path for info in store.present("d", asked)]
+        assert found == [f"d/{name}" for name in asked if name in there]
+    assert list(store.present("nothing", ["a"])) == []
