@@ -20,8 +20,17 @@ class ObjectReader(io.RawIOBase):
         etag: what its store called its content then, or None.
     """
 
-    def __init__(self, opened: Any, attempt: Callable[[Callable[[], bytes]], bytes]) -> None:
-        """Reads from a file object of fsspec's; `attempt` makes one request, again where that may help."""
+    def __init__(
+        self, opened: Any, attempt: Callable[[Callable[[], bytes]], bytes], read_whole: Callable[[], bytes]
+    ) -> None:
+        """Reads from a file object of fsspec's.
+
+        Args:
+            opened: that object.
+            attempt: makes one request, again where that may help.
+            read_whole: gets the whole object, for a web server that gives no ranges.
+        """
+        self._read_whole = read_whole
         self._opened = opened
         self._attempt = attempt
         self._position = 0
@@ -51,7 +60,11 @@ class ObjectReader(io.RawIOBase):
     def _fetch(self, start: int, length: int) -> bytes:
         def once() -> bytes:
             self._opened.seek(start)
-            data = bytes(self._opened.read(length))
+            try:
+                data = bytes(self._opened.read(length))
+            except ValueError:  # how fsspec says that a web server gives no ranges
+                self._opened = io.BytesIO(self._read_whole())
+                data = self._opened.read()[start : start + length]
             if len(data) != length:
                 raise ShortRead(f"{len(data)} bytes came from byte {start} on, expected {length}")
             return data

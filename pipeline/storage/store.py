@@ -136,7 +136,7 @@ class Store:
             except STORE_FAULTS as error:
                 raise self._error("read", path, error) from error
 
-        return ObjectReader(opened, attempt)
+        return ObjectReader(opened, attempt, lambda: bytes(self._filesystem.cat_file(self._full(path))))
 
     def read(self, path: str) -> bytes:
         """The whole of an object."""
