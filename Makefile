@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+AZURITE := $(VENV)/azurite
 
 # What setup installs, and so may not be skipped by a test in test-all. See "VIDTOK_REQUIRE" in CONTRIBUTING.md.
 REQUIRE := moto,s3fs,pandas,polars,duckdb,datasets,hatchling,localbucket
@@ -35,11 +36,16 @@ demo: $(INSTALLED)  ## Tokenize two short videos on this machine and look at the
 test: $(INSTALLED)  ## Run the tests, but for those marked slow
 	@$(BIN)/python -m pytest $(ARGS)
 
-# Ceph is the real S3 server among those that the tests write to. It comes from Debian's packages, so as root.
+# Ceph is the real S3 server among those that the tests write to (from Debian's packages, so as root), and Azurite
+# Microsoft's own stand-in for Azure (from npm).
 test-all: $(INSTALLED)  ## Run all tests, the slow ones and those on Ceph too (as root: installs Ceph with apt)
 	@command -v radosgw ceph-mon ceph-osd >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd ceph-common >/dev/null; }
-	@VIDTOK_REQUIRE=$(REQUIRE),ceph $(BIN)/python -m pytest -m "" $(ARGS)
+	@test -x $(AZURITE)/node_modules/.bin/azurite-blob || \
+	    npm install --silent --no-audit --no-fund --prefix $(AZURITE) azurite >/dev/null
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt adlfs
+	@VIDTOK_REQUIRE=$(REQUIRE),ceph,azurite PATH="$$PWD/$(AZURITE)/node_modules/.bin:$$PATH" \
+	    $(BIN)/python -m pytest -m "" $(ARGS)
 
 lint: $(INSTALLED)  ## Check style, types and who imports whom
 	@$(BIN)/ruff check --quiet

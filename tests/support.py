@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # What tests can do without. A name that is not here is refused, in tests and in VIDTOK_REQUIRE: a misspelt one would
 # require nothing.
 KNOWN = {
+    "azurite": "Azure's blob server (npm: azurite) and fsspec's client for it (PyPI: adlfs)",
     "ceph": "Ceph's S3 server (apt: radosgw, ceph-mon, ceph-osd, ceph-mgr, ceph-common)",
     "datasets": "Hugging Face datasets",
     "duckdb": "DuckDB",

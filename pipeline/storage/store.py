@@ -62,6 +62,8 @@ class Store:
 
     def _attempt(self, action: str, path: str, call: Callable[[], T]) -> T:
         """Makes one request, again where that may help; what the store's library raises goes on up."""
+        # Others write while we list: nothing may come from a cache, and not every library can be told to have none.
+        self._filesystem.invalidate_cache()
         return retrying(call, action=action, where=f"{self.root}/{path}", seconds=self._retry_seconds)
 
     def _error(self, action: str, path: str, error: BaseException) -> StorageError:
