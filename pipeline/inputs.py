@@ -53,6 +53,12 @@ def read_inputs(store: Store) -> list[Shard] | None:
         ConfigError: a file that stands there is not ours.
         StorageError: the store failed.
     """
+    shards, number = _read_files(store)
+    return shards if number else None
+
+
+def _read_files(store: Store) -> tuple[list[Shard], int]:
+    """All shards, and how many files list them."""
     shards: list[Shard] = []
     number = 0
     while (data := store.read_if_there(_path(number))) is not None:
@@ -61,7 +67,7 @@ def read_inputs(store: Store) -> list[Shard] | None:
         except (pa.ArrowException, OSError, TypeError, KeyError) as error:
             raise ConfigError(f"{store.root}/{_path(number)}: is not a list of shards of ours: {error}") from None
         number += 1
-    return shards if number else None
+    return shards, number
 
 
 def grow_inputs(store: Store, choose: Callable[[list[Shard]], Sequence[Shard]]) -> list[Shard]:
@@ -75,13 +81,11 @@ def grow_inputs(store: Store, choose: Callable[[list[Shard]], Sequence[Shard]]) 
         All shards.
     """
     for _ in range(_MOST_TRIES):
-        standing = read_inputs(store)
-        added = choose(standing or [])
-        if standing is not None and not added:
+        standing, number = _read_files(store)
+        added = choose(standing)
+        if number and not added:
             return standing
-        number = 0
-        while standing is not None and store.info(_path(number)) is not None:
-            number += 1
+        # The file after those that were read, and no later one: what another adds meanwhile must be seen first.
         columns = {name: [getattr(shard, name) for shard in added] for name in _SCHEMA.names[:-1]}
         only = [None if shard.only is None else [_video(*video) for video in shard.only] for shard in added]
         store.put_if_absent(_path(number), table_bytes(pa.table({**columns, "only": only}, schema=_SCHEMA)))
