@@ -328,7 +328,7 @@ def test_no_dataset(vidtok: Cli, tmp_path: Path) -> None:
 def test_an_interrupt_says_how_to_go_on(
     vidtok: Cli, job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **_options: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline.job, "run_job", interrupted)
