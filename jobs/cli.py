@@ -1,12 +1,14 @@
 """The `vidtok` command line.
 
-Exit codes: 0 all shards are committed, 1 some shard failed, 2 the job cannot run as it is (nothing was done),
+Exit codes: 0 all shards are committed, 1 some shard failed, 2 the job cannot run as it is (nothing was tokenized),
 130 interrupted (run it again to go on).
 """
 
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +20,7 @@ from rich.table import Table
 
 from jobs.display import ProgressDisplay
 from pipeline.config import RANDOM_CHECKPOINT, JobConfig
-from pipeline.errors import ConfigError, VidtokError
+from pipeline.errors import ConfigError, ShardError, VidtokError
 from pipeline.job_file import load_job
 
 __all__ = ["app", "main"]
@@ -59,13 +61,19 @@ def tokenize(
     config = load_job(job, assignments or [])
     if config.model.checkpoint == RANDOM_CHECKPOINT:
         err.print("[bold red]RANDOM WEIGHTS[/]: the tokens of this dataset mean nothing; for tests only")
+    with _displayed() as display:
+        result: JobResult = run_job(config, display, append=append)
+    _conclude(config, result)
+
+
+@contextmanager
+def _displayed() -> Iterator[ProgressDisplay]:
     try:
         with ProgressDisplay(err) as display:
-            result: JobResult = run_job(config, display, append=append)
+            yield display
     except KeyboardInterrupt:  # Typer would end in silence
         err.print("Interrupted. What is committed stays; run the same command again to go on.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    _conclude(config, result)
 
 
 def _conclude(config: JobConfig, result: Any) -> None:
@@ -114,7 +122,7 @@ def retry_rejects(
 
     _log_to(err, logging.DEBUG if verbose else logging.WARNING)
     config = load_job(job, assignments or [])
-    with ProgressDisplay(err) as display:
+    with _displayed() as display:
         result, videos = upkeep.retry_rejects(config, classes, display)
     out.print(f"{videos:,} rejected videos of the classes {', '.join(classes)} to try again", highlight=False)
     _conclude(config, result)
@@ -144,13 +152,16 @@ def verify(
 def gc(
     dataset: Annotated[str, typer.Argument(help="A dataset's root.")],
     remove: Annotated[bool, typer.Option("--remove", help="Remove it, not only show it.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(help="Also all that this shard has, which is not committed: a run begins it anew.")
+    ] = None,
     endpoint_url: EndpointUrl = None,
 ) -> None:
-    """Show what no commit names, and remove it when told."""
+    """Show what no commit names or will name, and remove it when told."""
     from jobs import upkeep
 
     _log_to(err, logging.WARNING)
-    upkeep.remove_garbage(out, dataset, remove=remove, options={"endpoint_url": endpoint_url})
+    upkeep.remove_garbage(out, dataset, remove=remove, shard=shard, options={"endpoint_url": endpoint_url})
 
 
 @app.command()
@@ -232,7 +243,7 @@ def main() -> None:
     except VidtokError as error:
         err.print("[bold red]error[/]", end=" ")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(EXIT_BAD_CONFIG)
+        sys.exit(EXIT_SHARD_FAILED if isinstance(error, ShardError) else EXIT_BAD_CONFIG)
 
 
 if __name__ == "__main__":

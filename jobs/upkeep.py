@@ -10,9 +10,10 @@ from pipeline.config import JobConfig
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.garbage import collect_garbage
-from pipeline.job import JobResult, Progress, run_shards
+from pipeline.job import JobResult, run_shards
 from pipeline.plan import make_plan
-from pipeline.rejected import retry_shards
+from pipeline.records import Shard
+from pipeline.rejected import outstanding_rejects, retry_shards
 from pipeline.shards import input_root
 from pipeline.storage import open_store
 from pipeline.verify import verify_dataset
@@ -45,11 +46,11 @@ def verify(
     return not verdict.problems
 
 
-def remove_garbage(console: Console, root: str, *, remove: bool, options: Mapping[str, Any]) -> None:
-    """Prints, and removes if told, what no commit names."""
+def remove_garbage(console: Console, root: str, *, remove: bool, shard: str | None, options: Mapping[str, Any]) -> None:
+    """Prints, and removes if told, what no commit names or will name; see `collect_garbage`."""
     dataset = Dataset.open(open_store(root, options))
     count = size = 0
-    for info in collect_garbage(dataset, remove=remove):
+    for info in collect_garbage(dataset, remove=remove, shard=shard):
         console.print(f"{info.path}  {human_bytes(info.size_bytes)}", markup=False, highlight=False, soft_wrap=True)
         count, size = count + 1, size + info.size_bytes
     done = "removed" if remove else "would be removed with --remove"
@@ -57,22 +58,33 @@ def remove_garbage(console: Console, root: str, *, remove: bool, options: Mappin
 
 
 def retry_rejects(config: JobConfig, classes: list[str], on_progress: Any) -> tuple[JobResult, int]:
-    """Runs a job over the videos that were rejected with one of these classes; also returns how many were added.
+    """Adds supplementary shards for the videos rejected with one of these classes, and runs the job.
+
+    Returns:
+        What the run did, and how many videos it added to try again.
 
     Raises:
-        ConfigError: the job has no dataset yet.
+        ConfigError: the job has no dataset yet, or no reject that is left has such a class.
     """
     plan = make_plan(config)
     if plan.standing is None:
         raise ConfigError(f"output: {plan.store.root} holds no dataset whose rejects could be tried again")
     dataset = Dataset.open(plan.store)
-    added = retry_shards(dataset, plan.standing, classes)
+    added: list[Shard] = []
 
-    def choose(standing: Any) -> Any:
-        known = {shard.shard_id for shard in standing}
-        return [shard for shard in added if shard.shard_id not in known]
+    def choose(standing: list[Shard]) -> list[Shard]:
+        chosen = retry_shards(dataset, standing, classes)
+        added[:] = chosen or added
+        return chosen
 
-    def show(progress: Progress) -> None:
-        on_progress(progress)
-
-    return run_shards(plan, choose if added else None, show), sum(len(shard.only or ()) for shard in added)
+    if not choose(plan.standing):
+        left = outstanding_rejects(dataset)
+        found = sorted({reject["error"] for rejects in left.values() for reject in rejects.values()})
+        if not set(classes) & set(found):
+            raise ConfigError(
+                f"--class: no video is left that was rejected as {', '.join(classes)}"
+                + (f"; there are rejects of the classes {', '.join(found)}" if found else "; there are no rejects")
+            )
+    result = run_shards(plan, choose, on_progress)
+    ours = {shard.shard_id: shard for shard in dataset.inputs()}
+    return result, sum(len(shard.only or ()) for shard in added if ours.get(shard.shard_id) == shard)

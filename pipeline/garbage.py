@@ -1,44 +1,92 @@
-"""gc: what no commit names and no live run owns, shown first, removed when told."""
+"""gc: what can never belong to the dataset any more, shown first, removed when told.
 
+What an uncommitted shard has is none of it: a run goes on from there, and one that is only slow may be about to commit
+it. A commit never changes, so what it leaves out stays left out, whoever is at work meanwhile.
+"""
+
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from pipeline.dataset import Dataset
-from pipeline.runs import announced
-from pipeline.shard_log import DATA
+from pipeline.errors import ConfigError
+from pipeline.runs import live_runs
+from pipeline.shard_log import COMMITS, DATA
 from pipeline.storage import ObjectInfo
 
-__all__ = ["collect_garbage", "unnamed_objects"]
+__all__ = ["Unnamed", "collect_garbage", "unnamed_objects"]
 
-_NAMED_BY_COMMITS = (DATA, "rejects")
 # What a process that died left behind it; never part of the dataset.
 _LEFT_OVER = ("_tmp", "_probe")
 
 
-def unnamed_objects(dataset: Dataset) -> list[ObjectInfo]:
-    """Parts and rejects that no commit names."""
+@dataclass
+class Unnamed:
+    """Objects that no commit names.
+
+    Attributes:
+        garbage: of shards that are committed without them, and of shards that the input does not have.
+        unfinished: parts and rejects of shards that are not committed yet, by shard id.
+    """
+
+    garbage: list[ObjectInfo] = field(default_factory=list)
+    unfinished: dict[str, list[ObjectInfo]] = field(default_factory=dict)
+
+
+def unnamed_objects(dataset: Dataset) -> Unnamed:
+    """Finds the parts and rejects that no commit names.
+
+    Raises:
+        ConfigError: there is a commit of a shard that the input does not have: something was lost or mixed up.
+    """
+    # In this order: what is written after a step is not looked at by it, so nothing that is new can look like garbage.
+    objects = [info for folder in (DATA, "rejects") for info in dataset.store.list(folder)]
+    commits = {info.path.removeprefix(f"{COMMITS}/").removesuffix(".json") for info in dataset.store.list(COMMITS)}
+    shard_ids = {shard.shard_id for shard in dataset.inputs()}
+    if unknown := sorted(commits - shard_ids):
+        raise ConfigError(f"{dataset.store.root}: inputs/ has no shard {unknown[0]}, which is committed")
     named: set[str] = set()
     for commit in dataset.commits():
         named.update(part["path"] for part in commit["parts"])
         if commit["rejects"]:
             named.add(commit["rejects"]["path"])
-    folders = (dataset.store.list(folder) for folder in _NAMED_BY_COMMITS)
-    return [info for folder in folders for info in folder if info.path not in named]
+    found = Unnamed()
+    for info in objects:
+        shard_id = re.sub(r"^[^/]*/|(-p\d+)?\.parquet$", "", info.path)
+        if info.path in named:
+            continue
+        if shard_id in shard_ids - commits:
+            found.unfinished.setdefault(shard_id, []).append(info)
+        else:
+            found.garbage.append(info)
+    return found
 
 
-def collect_garbage(dataset: Dataset, *, remove: bool) -> Iterator[ObjectInfo]:
-    """Yields what no commit names, each removed by then if `remove`.
+def collect_garbage(dataset: Dataset, *, remove: bool, shard: str | None = None) -> Iterator[ObjectInfo]:
+    """Yields what is garbage, each removed by then if `remove`.
 
-    Parts of a shard that is not committed yet are among it: a next run would go on from them, or, once they are
-    removed, do them again.
+    Args:
+        dataset: which.
+        remove: whether to remove it.
+        shard: also all that this uncommitted shard has, so that a run begins it anew.
 
     Raises:
-        ConfigError: a run is alive; what it wrote is its own.
+        ConfigError: `shard` is committed or unknown, or a run is alive, which may be at work on it.
         StorageError: the store failed.
     """
-    with announced(dataset.store, "gc"):
-        found = unnamed_objects(dataset)
-        found += [info for folder in _LEFT_OVER for info in dataset.store.list(folder)]
-        for info in found:
-            if remove:
-                dataset.store.delete(info.path)
-            yield info
+    unnamed = unnamed_objects(dataset)
+    is_quiet = not live_runs(dataset.store)
+    found = unnamed.garbage
+    if shard is not None:
+        if not is_quiet:
+            raise ConfigError(f"{dataset.store.root}: a run is alive, and may be at work on {shard}")
+        if shard not in unnamed.unfinished:
+            raise ConfigError(f"{shard}: is no shard with parts and without a commit")
+        # The last part first: what is left, wherever this stops, is a chain that a run can go on from.
+        found = found + sorted(unnamed.unfinished[shard], key=lambda info: (len(info.path), info.path), reverse=True)
+    if is_quiet:  # else a writer may be about to link them
+        found = found + [info for folder in _LEFT_OVER for info in dataset.store.list(folder)]
+    for info in found:
+        if remove:
+            dataset.store.delete(info.path)
+        yield info

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.config import JobConfig
 from pipeline.crash_points import crash_point
 from pipeline.dataset import Dataset
+from pipeline.errors import StorageError
 from pipeline.executors import Executor, InlineExecutor, ShardFailure
 from pipeline.inputs import grow_inputs
 from pipeline.plan import Plan, make_plan
@@ -124,7 +125,7 @@ def run_shards(
             on_progress(done)
             return JobResult(output=plan.config.output, progress=done, commits=[], failures=[])
     check_conditional_put(plan.store)
-    with announced(plan.store, "tokenize") as run:
+    with announced(plan.store) as run:
         shards = prepare(plan, choose)
         return _run_announced(plan, shards, run, on_progress)
 
@@ -157,22 +158,32 @@ def _run_announced(plan: Plan, shards: list[Shard], run: Run, on_progress: Calla
             progress.shards_done += 1
             result.commits.append(outcome)
             if is_due(snapshot, before + progress.shards_done - snapshot.table.num_rows):
-                snapshot = _write_snapshot(dataset, shards, result.commits)
+                snapshot = _write_snapshot(dataset, shards, result.commits, snapshot)
         run.facts["shards_done"] = progress.shards_done
         progress.bytes_left -= sizes[outcome.shard_id if isinstance(outcome, ShardFailure) else outcome["shard_id"]]
         on_progress(progress)
-    _write_snapshot(dataset, shards, result.commits)
+    _write_snapshot(dataset, shards, result.commits, snapshot)
     return result
 
 
-def _write_snapshot(dataset: Dataset, shards: list[Shard], commits: Sequence[dict[str, Any]]) -> Snapshot:
-    """Writes a snapshot of all commits: of this run, and of others where no snapshot holds them yet."""
-    snapshot = newest_snapshot(dataset.store)
-    known = snapshot.shard_ids | {commit["shard_id"] for commit in commits}
-    others = [shard for shard in shards if shard.shard_id not in known]
-    left = {shard.shard_id for shard in dataset.pending(others, snapshot)}
-    theirs = [read_commit(dataset.store, shard.shard_id) for shard in others if shard.shard_id not in left]
-    return write_snapshot(dataset.store, [*commits, *filter(None, theirs)])
+def _write_snapshot(
+    dataset: Dataset, shards: list[Shard], commits: Sequence[dict[str, Any]], last: Snapshot
+) -> Snapshot:
+    """Writes a snapshot of all commits: of this run, and of others where no snapshot holds them yet.
+
+    Returns:
+        It, or `last` where the store failed: a snapshot is derived, and the next one makes up for it.
+    """
+    try:
+        snapshot = newest_snapshot(dataset.store)
+        known = snapshot.shard_ids | {commit["shard_id"] for commit in commits}
+        others = [shard for shard in shards if shard.shard_id not in known]
+        left = {shard.shard_id for shard in dataset.pending(others, snapshot)}
+        theirs = [read_commit(dataset.store, shard.shard_id) for shard in others if shard.shard_id not in left]
+        return write_snapshot(dataset.store, [*commits, *filter(None, theirs)])
+    except StorageError as error:
+        log.warning("no snapshot was written: %s", error)
+        return last
 
 
 def make_executor(config: JobConfig) -> Executor:

@@ -16,7 +16,7 @@ from pipeline.errors import CommitConflict
 from pipeline.records import Part, Position
 from pipeline.rows import PAYLOAD_COLUMNS, REJECT_SCHEMA
 
-__all__ = ["FOOTER_KEY", "StoredPart", "describe_part", "part_bytes", "rejects_bytes", "table_bytes"]
+__all__ = ["FOOTER_KEY", "StoredPart", "describe_part", "holds_rejects", "part_bytes", "rejects_bytes", "table_bytes"]
 
 FOOTER_KEY = b"vidtok"
 # What adopting a part relies on.
@@ -67,6 +67,14 @@ def part_bytes(part: Part, schema: pa.Schema, footer: Mapping[str, Any]) -> byte
 def rejects_bytes(rejects: Sequence[Mapping[str, Any]]) -> bytes:
     """Rejects as a Parquet file."""
     return table_bytes(pa.Table.from_pylist(list(rejects), schema=REJECT_SCHEMA))
+
+
+def holds_rejects(data: bytes, rejects: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a file holds these rejects, by whichever version of the Parquet library it was written."""
+    try:
+        return bool(pq.read_table(io.BytesIO(data)).equals(pa.Table.from_pylist(list(rejects), schema=REJECT_SCHEMA)))
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def table_bytes(table: pa.Table, footer: Mapping[str, Any] | None = None) -> bytes:

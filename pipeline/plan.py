@@ -85,13 +85,14 @@ def _check_patterns(config: JobConfig, dataset: Dataset, *, append: bool) -> Non
     first = dataset.description["job"]["input"]["shards"]
     if relative_patterns(first) == relative_patterns(config.input.shards):
         return
+    if input_root(first) != input_root(config.input.shards):
+        raise ConfigError(
+            f"input.shards: other patterns than the first run's must still have {input_root(first)} for their common "
+            f"folder (found {redact_url(input_root(config.input.shards))}), because shards are named by their path "
+            "below it; where the input has moved, keep the patterns and change the folder"
+        )
     if not append:
         log.warning("input.shards is not the first run's; the list of shards that it froze is used")
-    elif input_root(first) != input_root(config.input.shards):
-        raise ConfigError(
-            f"input.shards: --append needs patterns whose common folder is still {input_root(first)} (found "
-            f"{redact_url(input_root(config.input.shards))}), because shards are named by their path below it"
-        )
 
 
 def describe(config: JobConfig, weights: Weights) -> dict[str, Any]:

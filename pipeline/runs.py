@@ -1,6 +1,6 @@
 """Heartbeats: what each driver is doing, in `_runs/<run_id>.json`.
 
-For people and for `gc`, which must not remove what a run is about to commit. No row relies on them.
+For people, and for `gc` and `verify` to say what may be somebody's. No row relies on them.
 """
 
 import json
@@ -13,13 +13,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipeline.crash_points import crash_point
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import StorageError
 from pipeline.storage import Store
 
 __all__ = ["Run", "announced", "live_runs"]
 
 _FOLDER = "_runs"
 _BEAT_SECONDS = 30.0
+_LAST_BEAT_SECONDS = 30.0  # for one that is under way; a store that does not answer keeps nobody
 # A driver that was not heard of for so long is dead.
 _SILENCE = timedelta(minutes=10)
 
@@ -29,20 +30,18 @@ log = logging.getLogger(__name__)
 class Run:
     """One driver at work; `facts` is what its record says beside its state, and may be changed at any time."""
 
-    def __init__(self, store: Store, kind: str) -> None:
+    def __init__(self, store: Store) -> None:
         """Takes an id; nothing is written yet."""
         started = datetime.now(UTC)
         self.run_id = f"{started:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
         self.facts: dict[str, Any] = {}
         self._store = store
-        self._kind = kind
         self._started = started
 
     def beat(self, state: str) -> None:
         """Writes the record."""
         record = {
             "run_id": self.run_id,
-            "kind": self._kind,
             "state": state,
             "started": self._started.isoformat(),
             "heartbeat": datetime.now(UTC).isoformat(),
@@ -53,20 +52,9 @@ class Run:
 
 
 @contextmanager
-def announced(store: Store, kind: str) -> Iterator[Run]:
-    """Keeps a record of this run up to date while the block runs.
-
-    Removal and writing exclude each other: each announces itself first and looks for the other then, so that of two
-    that start together at least one sees the other.
-
-    Args:
-        store: the dataset's root.
-        kind: `tokenize`, or `gc`.
-
-    Raises:
-        ConfigError: a run of the other kind is alive.
-    """
-    run = Run(store, kind)
+def announced(store: Store) -> Iterator[Run]:
+    """Keeps a record of this run in a dataset up to date while the block runs."""
+    run = Run(store)
     run.beat("running")
     crash_point("run-announced")
     stop = threading.Event()
@@ -75,25 +63,20 @@ def announced(store: Store, kind: str) -> Iterator[Run]:
         while not stop.wait(_BEAT_SECONDS):
             try:
                 run.beat("running")
-            except StorageError as error:
-                log.warning("the heartbeat was not written: %s", error)
+            except Exception as error:  # nothing relies on a heartbeat, so nothing may end them
+                log.warning(
+                    "the heartbeat was not written: %s", error if isinstance(error, StorageError) else type(error)
+                )
 
     thread = threading.Thread(target=keep_beating, name="heartbeat", daemon=True)
     state = "failed"
     try:
-        for other in live_runs(store):
-            if other["kind"] != kind:
-                raise ConfigError(
-                    f"output: {store.root}: a run of {other['kind']} is alive ({other['run_id']}, heard of at "
-                    f"{other['heartbeat']}); wait for its end, or for ten minutes if it died"
-                )
         thread.start()
         yield run
         state = "ended"
     finally:
         stop.set()
-        if thread.is_alive():
-            thread.join()
+        thread.join(_LAST_BEAT_SECONDS)
         crash_point("run-ending")
         try:
             run.beat(state)

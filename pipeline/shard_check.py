@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dataset import Dataset
 from pipeline.errors import VidtokError
-from pipeline.parts import StoredPart, describe_part, rejects_bytes
+from pipeline.parts import StoredPart, describe_part, holds_rejects
 from pipeline.records import Position, Shard
 from vidtok_model import TokenizerConfig
 
 __all__ = ["ShardCheck"]
+
+_GRID = ("latent_t", "latent_h", "latent_w")
 
 
 class ShardCheck:
@@ -29,16 +32,13 @@ class ShardCheck:
         keys: videos that have rows or a reject, by source key.
     """
 
-    def __init__(
-        self, dataset: Dataset, commit: Mapping[str, Any], shard: Shard, sizes: Mapping[str, int], *, deep: bool
-    ) -> None:
+    def __init__(self, dataset: Dataset, commit: Mapping[str, Any], shard: Shard, *, deep: bool) -> None:
         """Takes what to check.
 
         Args:
             dataset: whose shard it is.
             commit: the shard's commit.
             shard: the shard as the input lists it.
-            sizes: bytes of each object in data/ and rejects/ by path.
             deep: whether to check sha256.
         """
         self.problems: list[str] = []
@@ -47,7 +47,6 @@ class ShardCheck:
         self._dataset = dataset
         self._commit = commit
         self._shard = shard
-        self._sizes = sizes
         self._deep = deep
         self._model = TokenizerConfig.from_dict(dataset.description["model"]["config"])
 
@@ -93,10 +92,11 @@ class ShardCheck:
     def _file(self, named: Mapping[str, Any]) -> bytes | None:
         """Its bytes, or None where it is not what was committed."""
         path = named["path"]
-        if self._sizes.get(path) != named["size_bytes"]:
-            self._compare(f"{path}: bytes (None: it is not there)", self._sizes.get(path), named["size_bytes"])
+        data = self._dataset.store.read_if_there(path)
+        size = None if data is None else len(data)
+        if data is None or size != named["size_bytes"]:
+            self._compare(f"{path}: bytes (None: it is not there)", size, named["size_bytes"])
             return None
-        data = self._dataset.store.read(path)
         if self._deep:
             self._compare(f"{path}: sha256", hashlib.sha256(data).hexdigest(), named["sha256"])
         return data
@@ -110,23 +110,35 @@ class ShardCheck:
 
     def _check_rows(self, name: str, table: pa.Table) -> None:
         self.ids += table.column("id").chunks
-        for row in table.to_pylist():
-            grid = row["latent_t"] * row["latent_h"] * row["latent_w"]
-            where = f"{name}: row {row['id']}"
-            if self._model.is_discrete:
-                tokens = np.asarray(row["tokens"])
-                self._compare(f"{where}: tokens", tokens.size, grid)
-                if tokens.size and not 0 <= tokens.min() <= tokens.max() < (self._model.codebook_size or 0):
-                    self.problems.append(
-                        f"{where}: tokens from {tokens.min()} to {tokens.max()}, expected 0 to "
-                        f"{(self._model.codebook_size or 0) - 1}"
-                    )
-                continue
-            for column in ("latents", "logvar"):
-                if column in row:
-                    values = np.frombuffer(row[column], "<f2")
-                    self._compare(f"{where}: {column}", values.size, grid * self._model.latent_channels)
-                    self._compare(f"{where}: {column} that are not finite", int((~np.isfinite(values)).sum()), 0)
+        grid = np.prod([table.column(axis).to_numpy().astype(np.int64) for axis in _GRID], axis=0)
+        ids = [str(row_id) for row_id in table.column("id").to_pylist()]
+        if self._model.is_discrete:
+            self._check_sizes(name, ids, "tokens", pc.list_value_length(table.column("tokens")), grid)
+            self._check_codes(name, ids, table.column("tokens"))
+            return
+        for column in {"latents", "logvar"} & set(table.column_names):
+            sizes = pc.binary_length(table.column(column))
+            self._check_sizes(name, ids, column, sizes, grid * self._model.latent_channels * 2)
+            for row_id, value in zip(ids, table.column(column), strict=True):
+                buffer = value.as_buffer()
+                if buffer is not None and buffer.size % 2 == 0:
+                    bad = int((~np.isfinite(np.frombuffer(buffer, "<f2"))).sum())
+                    self._compare(f"{name}: row {row_id}: {column} that are not finite", bad, 0)
+
+    def _check_sizes(self, name: str, ids: list[str], column: str, found: Any, expected: Any) -> None:
+        for row_id, size, wanted in zip(ids, found.to_pylist(), expected.tolist(), strict=True):
+            unit = "bytes of " if column != "tokens" else ""
+            self._compare(f"{name}: row {row_id}: {unit}{column}", size, wanted)
+
+    def _check_codes(self, name: str, ids: list[str], tokens: Any) -> None:
+        codes, size = pc.list_flatten(tokens).to_numpy(), self._model.codebook_size or 0
+        wrong = (codes < 0) | (codes >= size)
+        if wrong.any():
+            rows = np.unique(pc.list_parent_indices(tokens).to_numpy()[wrong])
+            self.problems.append(
+                f"{name}: row {ids[rows[0]]} and {len(rows) - 1} more: tokens from {codes[wrong].min()} to "
+                f"{codes[wrong].max()}, expected 0 to {size - 1}"
+            )
 
     def _check_rejects(self, rejects: list[Mapping[str, Any]]) -> None:
         by_class = dict(sorted(Counter(reject["error"] for reject in rejects).items()))
@@ -134,5 +146,5 @@ class ShardCheck:
         named = self._commit["rejects"]
         if (named is None) != (not rejects):
             self.problems.append(f"{len(rejects)} rejects in the parts' footers, but the commit names {named}")
-        if named is not None and (data := self._file(named)) is not None and data != rejects_bytes(rejects):
+        if named is not None and (data := self._file(named)) is not None and not holds_rejects(data, rejects):
             self.problems.append(f"{named['path']}: other rejects than those of the parts' footers")

@@ -6,7 +6,6 @@ rejected different videos still give one chain, each video once.
 
 import hashlib
 import json
-import posixpath
 from collections import Counter
 from typing import Any
 
@@ -14,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.crash_points import crash_point
 from pipeline.errors import CommitConflict, ShardError
-from pipeline.parts import StoredPart, describe_part, part_bytes, rejects_bytes
+from pipeline.parts import StoredPart, describe_part, holds_rejects, part_bytes, rejects_bytes
 from pipeline.records import Part, Position, Shard
 from pipeline.rows import FORMAT_VERSION
 from pipeline.statistics import channel_sums, merge_channel_sums
@@ -72,9 +71,7 @@ class ShardLog:
         self._schema = schema
         self._provenance = provenance
         self._attempt_id = attempt_id
-        # By name, one after the other: a listing would go through the parts of every shard.
-        while (data := store.read_if_there(self._next_name())) is not None:
-            self._adopt(data)
+        self._adopt_standing()
 
     @property
     def position(self) -> Position:
@@ -89,6 +86,11 @@ class ShardLog:
     @property
     def _first_offset(self) -> int | None:
         return 0 if self._shard.path.endswith(".tar") else None
+
+    def _adopt_standing(self) -> None:
+        # By name, one after the other: a listing would go through the parts of every shard.
+        while (data := self._store.read_if_there(self._next_name())) is not None:
+            self._adopt(data)
 
     def _next_name(self) -> str:
         return f"{DATA}/{self._shard.shard_id}-p{len(self.parts):03d}.parquet"
@@ -117,8 +119,8 @@ class ShardLog:
             ShardError: a part is gone.
         """
         crash_point("parts-complete")
-        names = [posixpath.basename(part.name) for part in self.parts]
-        if missing := sorted(set(names) - {posixpath.basename(info.path) for info in self._store.present(DATA, names)}):
+        self._adopt_standing()  # none that is right: it would be one behind a hole that was filled otherwise
+        if missing := [part.name for part in self.parts if self._store.info(part.name) is None]:
             raise ShardError(f"{self._shard.path}: {', '.join(missing)} was removed while the shard was under way")
         record = self._record()
         data = json.dumps(record, ensure_ascii=False, indent=1).encode()
@@ -141,7 +143,10 @@ class ShardLog:
             if part.footer[field] != value:
                 raise CommitConflict(f"{name}: its {field} is {part.footer[field]}, expected {value}")
         if part.start != self.position:
-            raise CommitConflict(f"{name}: begins at {part.start}, expected {self.position}")
+            raise CommitConflict(
+                f"{name}: begins at {part.start}, expected {self.position}: a part before it was removed; "
+                f"`vidtok gc --shard {self._shard.shard_id} --remove` removes all of the shard, to begin it anew"
+            )
         self.parts.append(part)
         return part
 
@@ -197,8 +202,10 @@ class ShardLog:
     def _write_rejects(self, rejects: list[dict[str, Any]]) -> dict[str, Any]:
         path = f"rejects/{self._shard.shard_id}.parquet"
         data = rejects_bytes(rejects)
-        if not self._store.put_if_absent(path, data) and self._store.read(path) != data:
-            raise CommitConflict(f"{path}: other rejects than those of the parts' footers stand there")
+        if not self._store.put_if_absent(path, data):
+            data = self._store.read(path)  # another version of the Parquet library may have written it
+            if not holds_rejects(data, rejects):
+                raise CommitConflict(f"{path}: other rejects than those of the parts' footers stand there")
         crash_point("rejects-put")
         return {
             "path": path,

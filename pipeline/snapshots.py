@@ -22,6 +22,7 @@ __all__ = ["Snapshot", "is_due", "newest_snapshot", "write_snapshot"]
 
 _FOLDER = "_snapshots"
 _LEAST_NEW_COMMITS = 1000
+_ROWS_AT_ONCE = 1000
 _MOST_TRIES = 100
 
 log = logging.getLogger(__name__)
@@ -74,8 +75,9 @@ class Snapshot:
 
     def commits(self) -> Iterable[dict[str, Any]]:
         """The commits as they were written."""
-        for row in self.table.to_pylist():
-            yield {**row, "rejects_by_class": dict(row["rejects_by_class"])}
+        for batch in self.table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            for row in batch.to_pylist():
+                yield {**row, "rejects_by_class": dict(row["rejects_by_class"])}
 
 
 def newest_snapshot(store: Store) -> Snapshot:

@@ -1,6 +1,9 @@
 """verify: a dataset held against what it says of itself, and against its source."""
 
-from collections import Counter, defaultdict
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +12,14 @@ import pyarrow.compute as pc
 
 from pipeline.dataset import Dataset
 from pipeline.dataset import fingerprint as fingerprint_of
+from pipeline.errors import VidtokError
 from pipeline.garbage import unnamed_objects
 from pipeline.records import Position, Shard
 from pipeline.runs import live_runs
 from pipeline.samples import read_shard
 from pipeline.shard_check import ShardCheck
-from pipeline.shard_log import COMMITS
+from pipeline.shard_log import COMMITS, read_commit
+from pipeline.snapshots import newest_snapshot
 from pipeline.storage import Store
 
 __all__ = ["Verdict", "verify_dataset"]
@@ -52,31 +57,44 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
     verdict = Verdict()
     if fingerprint_of(dataset.description["plan"]) != dataset.description["fingerprint"]:
         verdict.problems.append("dataset.json: the fingerprint is not that of its plan")
+    verdict.problems += _strays(dataset)
     shards = {shard.shard_id: shard for shard in dataset.inputs()}
-    sizes = {info.path: info.size_bytes for folder in ("data", "rejects") for info in dataset.store.list(folder)}
     ids: list[Any] = []
-    committed = set()
-    videos: dict[str, Counter[str]] = defaultdict(Counter)
-    for commit in dataset.commits():
-        shard = shards[commit["shard_id"]]
-        committed.add(shard.shard_id)
-        check = ShardCheck(dataset, commit, shard, sizes, deep=deep)
-        check.run()
-        verdict.problems += [f"{shard.shard_id}: {problem}" for problem in check.problems]
+    digests: dict[str, bytes] = {}
+    committed = [info.path.removeprefix(f"{COMMITS}/").removesuffix(".json") for info in dataset.store.list(COMMITS)]
+    for shard_id in committed:
+        if shard_id not in shards:
+            verdict.problems.append(f"{COMMITS}/{shard_id}.json: a commit of no shard of the input")
+            continue
+        try:
+            commit = read_commit(dataset.store, shard_id) or {}
+            digests[shard_id] = _digest(commit)
+            check = ShardCheck(dataset, commit, shards[shard_id], deep=deep)
+            check.run()
+        except (VidtokError, KeyError, TypeError) as error:
+            verdict.problems.append(f"{shard_id}: its commit cannot be read: {type(error).__name__}: {error}")
+            continue
+        verdict.problems += [f"{shard_id}: {problem}" for problem in check.problems]
+        verdict.problems += _against_source(shards[shard_id], check.keys, source)
         ids += check.ids
-        # A supplement's videos are those that its shard rejected; they are counted there.
-        if shard.only is None:
-            videos[shard.shard_id] = check.keys
         verdict.shards += 1
         verdict.rows += commit["rows"]
-    verdict.uncommitted = len(shards) - len(committed)
-    verdict.problems += _double_ids(ids)
-    verdict.problems += _strays(dataset, shards, committed)
-    if source is not None:
-        for shard_id, shard in shards.items():
-            if shard.only is None:
-                verdict.problems += _against_source(shard, videos.get(shard_id), source)
+    left = [shard for shard_id, shard in shards.items() if shard_id not in set(committed)]
+    verdict.uncommitted = len(left)
+    verdict.problems += [line for shard in left for line in _against_source(shard, None, source)]
+    verdict.problems += _double_ids(ids) + _against_snapshot(dataset, digests)
     return verdict
+
+
+def _digest(commit: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(commit, sort_keys=True).encode()).digest()
+
+
+def _against_snapshot(dataset: Dataset, digests: Mapping[str, bytes]) -> list[str]:
+    """A snapshot is read in place of the commits that it holds, so it must hold them as they are."""
+    snapshot = newest_snapshot(dataset.store)
+    different = [row["shard_id"] for row in snapshot.commits() if digests.get(row["shard_id"]) != _digest(row)]
+    return [f"{shard_id}: the snapshot has another commit of it than {COMMITS}/" for shard_id in different]
 
 
 def _double_ids(ids: list[Any]) -> list[str]:
@@ -85,21 +103,26 @@ def _double_ids(ids: list[Any]) -> list[str]:
     return [f"the id {row_id} stands in more than one row" for row_id in twice]
 
 
-def _strays(dataset: Dataset, shards: dict[str, Shard], committed: set[str]) -> list[str]:
-    """What no commit names, where no run is alive that may own it; and commits of no known shard."""
-    problems = []
-    for info in dataset.store.list(COMMITS):
-        if info.path.removeprefix(f"{COMMITS}/").removesuffix(".json") not in shards:
-            problems.append(f"{info.path}: a commit of no shard of the input")
-    if not any(run["kind"] == "tokenize" for run in live_runs(dataset.store)):
+def _strays(dataset: Dataset) -> list[str]:
+    """What no commit names; what is unfinished only where no run is alive that may own it."""
+    try:
+        unnamed = unnamed_objects(dataset)
+    except VidtokError:
+        return []  # a commit that is in the way, which is said where commits are looked at
+    problems = [f"{info.path}: no commit names it, and none will; gc removes it" for info in unnamed.garbage]
+    if not live_runs(dataset.store):
         problems += [
-            f"{info.path}: no commit names it and no run is alive; a next run goes on from it, or gc removes it"
-            for info in unnamed_objects(dataset)
+            f"{info.path}: no commit names it and no run is alive; the next run goes on from it"
+            for objects in unnamed.unfinished.values()
+            for info in objects
         ]
     return problems
 
 
-def _against_source(shard: Shard, found: Counter[str] | None, source: Store) -> list[str]:
+def _against_source(shard: Shard, found: Counter[str] | None, source: Store | None) -> list[str]:
+    # A supplement's videos are those that its shard rejected; they are counted there.
+    if source is None or shard.only is not None:
+        return []
     if found is None:
         return [f"{shard.shard_id}: is not committed, so none of the videos of {shard.path} is accounted for"]
     start = Position(sample=0, offset=0 if shard.path.endswith(".tar") else None)

@@ -25,6 +25,8 @@ __all__ = ["RayExecutor"]
 
 _TICK_SECONDS = 0.5
 _SILENCE_SECONDS = 30.0
+# How often a worker may die while it loads.
+_STARTS = 3
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +38,23 @@ class ShardActor:
         self._order = order
         self._worker: ShardWorker | None = None
 
+    # Tried again so that it waits for an actor that Ray starts anew, where any other call fails at once.
+    @ray.method(max_task_retries=_STARTS)
     def start(self) -> None:
-        if self._worker is None:
-            self._worker = ShardWorker(self._order)
+        self._load()
 
     def tokenize(self, shard: Shard) -> tuple[dict[str, Any], Counters]:
-        self.start()
-        assert self._worker is not None, "start() made it"
-        return self._worker.tokenize(shard), self._worker.counters
+        worker = self._load()
+        return worker.tokenize(shard), worker.counters
 
     @ray.method(concurrency_group="watch")
     def counters(self) -> Counters:
         return self._worker.counters if self._worker else Counters()
+
+    def _load(self) -> ShardWorker:
+        if self._worker is None:
+            self._worker = ShardWorker(self._order)
+        return self._worker
 
 
 @dataclass(eq=False)
@@ -55,7 +62,8 @@ class _Member:
     """One actor, as the driver sees it."""
 
     actor: Any
-    starts: int = 0
+    is_started: bool = False
+    failed_starts: int = 0  # since it last started
     asked: Any = None  # the pending answer to the last question for its counters
     counters: Counters = field(default_factory=Counters)
     before: Counters = field(default_factory=Counters)  # of the processes that died
@@ -70,6 +78,7 @@ class _Member:
             self.was_lost()
 
     def was_lost(self) -> None:
+        self.is_started = False
         self.before += self.counters
         self.counters = Counters()
 
@@ -135,34 +144,39 @@ class _Crew:
 
     def _started(self, answer: Any) -> None:
         member = self._starting.pop(answer)
-        member.starts += 1
         try:
             ray.get(answer)
         except RayError as error:
             cause = _cause(error)
             if not is_retryable(cause):
                 raise cause from None
-            if member.starts < self._max_attempts:
+            member.failed_starts += 1
+            if member.failed_starts < self._max_attempts:
                 self._starting[member.actor.start.remote()] = member
             elif not (self._starting or self._idle or self._running):
                 raise ShardError(f"no worker could start: {cause}") from None
             else:
                 log.error("a worker could not start and is left out: %s", cause)
         else:
+            member.is_started, member.failed_starts = True, 0
             self._idle.append(member)
 
     def _ended(self, answer: Any) -> dict[str, Any] | ShardFailure | None:
         member, shard, attempt = self._running.pop(answer)
-        self._idle.append(member)
         try:
             commit: dict[str, Any]
             commit, member.counters = ray.get(answer)
             member.asked = None  # an answer on its way would be older
+            self._idle.append(member)
             return commit
         except RayError as error:
             cause = _cause(error)
-        if isinstance(cause, RayActorError):
+        if not isinstance(cause, RayActorError):
+            self._idle.append(member)
+        else:
             member.was_lost()
+            # No other shard is sent to it before it is there again.
+            self._starting[member.actor.start.remote()] = member
             cause = ShardError(f"its worker died: {' '.join(str(cause).split())[:500]}")
         if attempt < self._max_attempts and is_retryable(cause):
             log.warning("shard %s: attempt %d of %d failed: %s", shard.path, attempt, self._max_attempts, cause)
@@ -173,7 +187,7 @@ class _Crew:
     def _count(self) -> Counters:
         for member in self._members:
             member.take_answer()
-            if member.asked is None and member.starts:
+            if member.asked is None and member.is_started:
                 member.asked = member.actor.counters.remote()
         return sum((member.total() for member in self._members), Counters())
 

@@ -1,5 +1,6 @@
 """The exceptions of the stores' libraries, told apart."""
 
+import errno
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,7 +43,10 @@ _LOST_CONNECTIONS = {
     "botocore.parsers": ["ResponseParserError"],
     "gcsfs.retry": ["ChecksumError"],
     "google.auth.exceptions": ["TransportError"],
+    "requests.exceptions": ["ChunkedEncodingError", "ConnectionError", "Timeout"],  # of Google's token service
 }
+# Local and network file systems: a moment's lack, or a mount whose server is away.
+_TRANSIENT_ERRNOS = {errno.EAGAIN, errno.EHOSTUNREACH, errno.EMFILE, errno.ENETUNREACH, errno.ENFILE, errno.ESTALE}
 _NEVER_CONNECTED = {
     "ClientConnectorError",
     "ConnectionRefusedError",
@@ -63,7 +67,7 @@ def store_faults() -> tuple[type[BaseException], ...]:
     return (OSError, TimeoutError, NotImplementedError, *_imported(_FAULTS))
 
 
-_TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+_TRANSIENT_STATUSES = {408, 425, 429, *range(500, 600)} - {501}  # not implemented, nor will it be in a moment
 _TRANSIENT_CODES = {
     "BadDigest",
     "ConditionalRequestConflict",  # S3: another conditional write of that name was under way
@@ -85,7 +89,10 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later: throttling, resets, timeouts, bodies cut off."""
     lost: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError, ShortRead, *_imported(_LOST_CONNECTIONS))
     return any(
-        isinstance(cause, lost) or _code(cause) in _TRANSIENT_CODES or _status(cause) in _TRANSIENT_STATUSES
+        isinstance(cause, lost)
+        or (isinstance(cause, OSError) and cause.errno in _TRANSIENT_ERRNOS)
+        or _code(cause) in _TRANSIENT_CODES
+        or _status(cause) in _TRANSIENT_STATUSES
         for cause in _causes(error)
     )
 

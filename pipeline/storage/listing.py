@@ -73,9 +73,15 @@ def present(filesystem: Any, folder: str, names: Sequence[str], *, attempt: Atte
         bucket_path = filesystem.split_path(folder)[1].rstrip("/")
         before = posixpath.join(bucket_path, some[0][:-1])
         page, token = _s3_page(filesystem, folder, prefix, {"StartAfter": before}, attempt)
-        all_there = token is None or not page
-        decided += len(some) if all_there else bisect.bisect_right(some, posixpath.basename(page[-1]["name"]))
-        yield from (raw for raw in page if posixpath.basename(raw["name"]) in set(some))
+        found = [posixpath.basename(raw["name"]) for raw in page]
+        if found != sorted(found) or (found and found[0] < some[0][:-1]):
+            # A store whose LIST is not in the order of names, or that takes no StartAfter: all is gone through.
+            left = set(names[decided:])
+            everything = _s3_pages(filesystem, folder, recursive=False, attempt=attempt)
+            yield from (raw for page in everything for raw in page if posixpath.basename(raw["name"]) in left)
+            return
+        decided += len(some) if token is None or not page else bisect.bisect_right(some, found[-1])
+        yield from (raw for raw, name in zip(page, found, strict=True) if name in set(some))
 
 
 def _in_order(raws: Any) -> list[Mapping[str, Any]]:

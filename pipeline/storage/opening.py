@@ -1,5 +1,7 @@
 """From a URL in a job file to a store, and the check that it can be relied on."""
 
+import errno
+import logging
 import os
 import re
 import uuid
@@ -17,6 +19,10 @@ __all__ = ["absolute_url", "check_conditional_put", "open_store"]
 
 # Of one request: to a connection, and between two packets of an answer.
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
+# How a local file system says that it has no hard links.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+log = logging.getLogger(__name__)
 
 
 def absolute_url(url: str) -> str:
@@ -55,14 +61,26 @@ def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
 
 
 def _filesystem_options(url: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    if not url.startswith(("s3://", "s3a://")):
-        return {}
-    result: dict[str, Any] = {name: given[name] for name in ("endpoint_url", "anon", "profile") if name in given}
-    if "region" in given:
-        result["client_kwargs"] = {"region_name": given["region"]}
+    protocol = url.partition("://")[0]
     endpoint = given.get("endpoint_url")
     if endpoint is not None and not re.match(r"https?://[^/\s]+", endpoint):  # botocore's ValueError comes late
         raise ConfigError(f"endpoint_url: {redact_url(endpoint)}: expected http://host:port or https://host")
+    if protocol in ("s3", "s3a"):
+        return _s3_options(given)
+    if protocol in ("gs", "gcs"):
+        address = {} if endpoint is None else {"endpoint_url": endpoint}
+        return {**address, "token": "anon"} if given.get("anon") else address
+    if protocol in ("az", "abfs", "abfss"):
+        if endpoint is not None:
+            raise ConfigError("endpoint_url: Azure's stands in AZURE_STORAGE_CONNECTION_STRING, in the environment")
+        return {name: given[name] for name in ("anon",) if name in given}
+    return {}
+
+
+def _s3_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {name: given[name] for name in ("endpoint_url", "anon", "profile") if name in given}
+    if "region" in given:
+        result["client_kwargs"] = {"region_name": given["region"]}
     result["config_kwargs"] = {
         "connect_timeout": _CONNECT_SECONDS,
         "read_timeout": _READ_SECONDS,
@@ -93,9 +111,15 @@ def check_conditional_put(store: Store) -> None:
         second = store.put_if_absent(name, b"second")
         standing = store.read(name)
     except StorageError as error:
-        if isinstance(error.__cause__, NotImplementedError) or "NotImplemented" in str(error):
+        cause = error.__cause__
+        no_links = isinstance(cause, OSError) and cause.errno in _NO_LINKS and store.is_local
+        if no_links or isinstance(cause, NotImplementedError) or "NotImplemented" in str(error):
             raise ConfigError(f"output: {store.root} knows no conditional write ({error}), {remedy}") from None
         raise
-    store.delete(name)
+    finally:
+        try:
+            store.delete(name)
+        except StorageError as error:  # a right that is not needed otherwise
+            log.warning("the probe stays: %s", error)
     if second or standing != b"first":
         raise ConfigError(f"output: {store.root} lets a second write of a name replace the first, {remedy}")

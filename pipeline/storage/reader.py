@@ -21,14 +21,14 @@ class ObjectReader(io.RawIOBase):
     """
 
     def __init__(
-        self, opened: Any, attempt: Callable[[Callable[[], bytes]], bytes], read_whole: Callable[[], bytes]
+        self, opened: Any, attempt: Callable[[Callable[[], bytes]], bytes], read_whole: Callable[[], bytes] | None
     ) -> None:
         """Reads from a file object of fsspec's.
 
         Args:
             opened: that object.
             attempt: makes one request, again where that may help.
-            read_whole: gets the whole object, for a web server that gives no ranges.
+            read_whole: gets the whole object, where the store is a web server, which may give no ranges.
         """
         self._read_whole = read_whole
         self._opened = opened
@@ -63,6 +63,8 @@ class ObjectReader(io.RawIOBase):
             try:
                 data = bytes(self._opened.read(length))
             except ValueError:  # how fsspec says that a web server gives no ranges
+                if self._read_whole is None:
+                    raise
                 self._opened = io.BytesIO(self._read_whole())
                 data = self._opened.read()[start : start + length]
             if len(data) != length:

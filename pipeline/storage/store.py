@@ -11,7 +11,7 @@ from pipeline.storage.faults import describe, is_absent, is_outcome_unknown, red
 from pipeline.storage.listing import ObjectInfo, info_of, is_file, pages, present
 from pipeline.storage.reader import ObjectReader
 from pipeline.storage.retry import retrying
-from pipeline.storage.writes import create, create_local, replace_local
+from pipeline.storage.writes import create, create_local, replace, replace_local
 
 __all__ = ["RETRY_SECONDS", "Store"]
 
@@ -45,10 +45,11 @@ class Store:
     @property
     def root(self) -> str:
         """The root as a URL (a plain path where the store is local), for messages: without secrets."""
-        return self._root if self._is_local else redact_url(str(self._filesystem.unstrip_protocol(self._root)))
+        return self._root if self.is_local else redact_url(str(self._filesystem.unstrip_protocol(self._root)))
 
     @property
-    def _is_local(self) -> bool:
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
         return "file" in self.protocols
 
     @property
@@ -138,7 +139,8 @@ class Store:
             except store_faults() as error:
                 raise self._error("read", path, error) from error
 
-        return ObjectReader(opened, attempt, lambda: bytes(self._filesystem.cat_file(self._full(path))))
+        read_whole = (lambda: bytes(self._filesystem.cat_file(self._full(path)))) if "http" in self.protocols else None
+        return ObjectReader(opened, attempt, read_whole)
 
     def read(self, path: str) -> bytes:
         """The whole of an object."""
@@ -176,16 +178,16 @@ class Store:
                 return False
             self.put(path, data)
             return True
-        if self._is_local:
+        if self.is_local:
             return self._write(path, lambda: create_local(self._root, path, data))
         return self._write(path, lambda: create(self._filesystem, self._full(path), data))
 
     def put(self, path: str, data: bytes) -> None:
         """Writes an object, over what may stand there."""
-        if self._is_local:
+        if self.is_local:
             self._write(path, lambda: replace_local(self._root, path, data))
         else:
-            self._write(path, lambda: self._filesystem.pipe_file(self._full(path), data))
+            self._write(path, lambda: replace(self._filesystem, self._full(path), data))
 
     def _write(self, path: str, call: Callable[[], T]) -> T:
         try:

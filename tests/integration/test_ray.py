@@ -83,7 +83,8 @@ def kill_one_worker(when: Callable[[], bool]) -> threading.Thread:
 
 
 def test_a_killed_worker_costs_an_attempt_and_no_row(shards: Path, tmp_path: Path) -> None:
-    config = ray_job(shards, tmp_path / "out", num_workers=1, gpus_per_worker=0)
+    # One attempt is lost, by the shard that the worker had; the others wait until it is there again.
+    config = ray_job(shards, tmp_path / "out", num_workers=1, gpus_per_worker=0, max_attempts=2)
     parts = tmp_path / "out" / "data"
     killer = kill_one_worker(lambda: parts.is_dir() and any(parts.iterdir()))
     result = run_job(config)

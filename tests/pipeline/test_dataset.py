@@ -11,11 +11,12 @@ import pytest
 
 from pipeline.config import JobConfig
 from pipeline.dataset import Dataset, fingerprint, plan_difference
-from pipeline.errors import CommitConflict, ConfigError
+from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.inputs import grow_inputs, read_inputs
 from pipeline.job import run_job
 from pipeline.plan import describe
 from pipeline.records import Shard
+from pipeline.snapshots import newest_snapshot
 from pipeline.storage import Store, open_store
 from pipeline.weights import Weights, locate_weights
 from tests.jobs_for_tests import dataset_rows, job, store_of
@@ -216,3 +217,39 @@ def test_frozen_inputs_that_vanish_are_told(store: Store, monkeypatch: pytest.Mo
     monkeypatch.setattr(store, "put_if_absent", lambda *_: True)
     with pytest.raises(CommitConflict, match=r"/inputs: what is written there is not there"):
         grow_inputs(store, freeze(SHARDS))
+
+
+def test_a_snapshot_that_cannot_be_written_fails_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is derived; the next run makes up for it."""
+    pack_tar(tmp_path / "in/0.tar", [("a.mp4", make_video(gradient_frames(20)))])
+    config = job(tmp_path / "in", tmp_path / "out", clips={"fps": None, "size": 16})
+    real = Store.put_if_absent
+
+    def put(store: Store, path: str, data: bytes) -> bool:
+        if path.startswith("_snapshots/"):
+            raise StorageError("the store has no room")
+        return real(store, path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put_if_absent", put)
+        result = run_job(config)
+    assert len(result.commits) == 1 and not result.failures
+    assert "no snapshot was written: the store has no room" in caplog.text
+    assert newest_snapshot(store_of(config)).number == 0
+    run_job(config)
+    assert newest_snapshot(store_of(config)).table.num_rows == 1
+
+
+def test_other_patterns_need_the_same_folder(tmp_path: Path) -> None:
+    """Shards are named by their path below it, so a worker would look for them elsewhere."""
+    pack_tar(tmp_path / "in/deep/0.tar", [("a.mp4", make_video(gradient_frames(20)))])
+    clips = {"fps": None, "size": 16}
+    run_job(job(tmp_path / "in", tmp_path / "out", clips=clips))
+    with pytest.raises(ConfigError, match=r"input\.shards: other patterns .*/in for their common folder"):
+        run_job(job(tmp_path / "in/deep/*.tar", tmp_path / "out", clips=clips))
+    (tmp_path / "in").rename(tmp_path / "moved")
+    pack_tar(tmp_path / "moved/1.tar", [("a.mp4", make_video(gradient_frames(20)))])
+    result = run_job(job(tmp_path / "moved", tmp_path / "out", clips=clips), append=True)
+    assert len(result.commits) == 1, "an input that has moved is the same"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import pipeline.flow
 from pipeline.decode import DecodedFrame
 from pipeline.encode import EncodedClip
-from pipeline.errors import CommitConflict, SampleError, StorageError
+from pipeline.errors import CommitConflict, SampleError, ShardError, StorageError
 from pipeline.flow import Work, tokenize_shard
 from pipeline.parts import describe_part
 from pipeline.records import Clip, Part, Position, Shard, Video
@@ -142,6 +142,28 @@ def test_garbage_in_the_chain_is_a_conflict(store: Store, data: bytes) -> None:
     for act in (lambda: log_of(store), lambda: ours.append(part("a", sample=1))):
         with pytest.raises(CommitConflict, match=r"data/s-0-p000\.parquet: a file that is not a part of ours"):
             act()
+
+
+def test_more_than_a_thousand_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    log = log_of(store)
+    for number in range(1, 1003):
+        assert log.append(part("a", sample=number))
+    assert [entry.name for entry in log_of(store, THEIRS).parts[-2:]] == [
+        "data/s-0-p1000.parquet",
+        "data/s-0-p1001.parquet",
+    ]
+    assert len(log.commit()["parts"]) == 1002
+
+
+def test_a_part_that_was_removed_meanwhile_is_told(store: Store) -> None:
+    log = log_of(store)
+    for number, key in enumerate("abc", 1):
+        log.append(part(key, sample=number))
+    Path(store.root, "data/s-0-p001.parquet").unlink()
+    with pytest.raises(ShardError, match=r"s\.tar: data/s-0-p001\.parquet was removed while the shard was under way"):
+        log.commit()
+    assert store.read_if_there(commit_path("s-0")) is None
 
 
 def test_a_neighbour_with_a_name_that_begins_alike(store: Store) -> None:

@@ -1,15 +1,21 @@
 """The door to storage: one writer wins, nothing half-written is seen, and every failure names its object."""
 
+import errno
 import glob
 import io
-from collections.abc import Callable
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError, StorageError
-from pipeline.storage import Store, open_store, redact_url
+from pipeline.errors import CommitStateUnknown, ConfigError, StorageError
+from pipeline.storage import Store, check_conditional_put, open_store, redact_url, writes
+from pipeline.storage.faults import is_transient
 from tests.support import require_module
 
 SECRETS = ("hunter2", "Signature", "testing")
@@ -60,6 +66,87 @@ def test_what_is_half_written_is_not_seen(tmp_path: Path, monkeypatch: pytest.Mo
         store.put_if_absent("data/a.parquet", b"x" * 1000)
     assert seen == [[f"{tmp_path}/data/"]]
     assert everything(store) == []
+
+
+def test_a_file_system_without_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", link)
+    with pytest.raises(ConfigError, match=r"knows no conditional write .*allow_single_writer: true"):
+        check_conditional_put(open_store(str(tmp_path)))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing is left behind"
+    check_conditional_put(open_store(str(tmp_path), {"allow_single_writer": True}))
+
+
+def test_a_file_system_whose_folders_cannot_be_synced_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    store = open_store(str(tmp_path))
+    check_conditional_put(store)
+    assert store.put_if_absent("a", b"1") and not store.put_if_absent("a", b"2")
+
+
+def test_a_probe_that_may_not_be_removed_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def delete(*_: object) -> None:
+        raise StorageError("no right to remove")
+
+    monkeypatch.setattr(Store, "delete", delete)
+    check_conditional_put(open_store(str(tmp_path)))
+    assert "the probe stays: no right to remove" in caplog.text
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Takes connections, and neither reads nor answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("size", [1, 8 * 2**20])
+def test_a_store_that_never_takes_a_write_is_given_up(
+    silent_server: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library waits for leave to send the body, and while it sends it, without a limit."""
+    require_module("s3fs")
+    monkeypatch.setattr(writes, "_WRITE_SECONDS", 1)
+    monkeypatch.setattr(writes, "_SLOWEST_BYTES_PER_SECOND", 2**23)
+    store = open_store("s3://bucket/root", {"endpoint_url": silent_server, "retry_seconds": 1})
+    for write in (store.put_if_absent, store.put):
+        began = time.monotonic()
+        with pytest.raises(CommitStateUnknown, match=r"cannot write s3://bucket/root/x: .*Timeout"):
+            write("x", b"1" * size)
+        assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), True),
+        (OSError(errno.ENOSPC, "No space left"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (FileNotFoundError(errno.ENOENT, "none"), False),
+    ],
+)
+def test_which_failures_pass(error: OSError, passes: bool) -> None:
+    assert is_transient(error) is passes
+
+
+@pytest.mark.parametrize(("status", "passes"), [(500, True), (522, True), (429, True), (501, False), (403, False)])
+def test_which_answers_pass(status: int, passes: bool) -> None:
+    botocore = pytest.importorskip("botocore.exceptions")
+    answer = {"Error": {"Code": "Any"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    assert is_transient(botocore.ClientError(answer, "PutObject")) is passes
 
 
 def test_lists(store: Store) -> None:
@@ -208,3 +295,18 @@ def test_which_of_many_names_are_there(store: Store) -> None:
         found = [info.path for info in store.present("d", asked)]
         assert found == [f"d/{name}" for name in asked if name in there]
     assert list(store.present("nothing", ["a"])) == []
+
+
+def test_a_store_that_takes_no_start_after(s3_endpoint: str, bucket: str, tmp_path: Path) -> None:
+    store = open_store(f"s3://{bucket}/{tmp_path.name}", {"endpoint_url": s3_endpoint})
+    there = [f"k{number:04d}" for number in range(1500)]
+    for name in there:
+        store.put_if_absent(f"d/{name}", b"1")
+    real = store._filesystem.call_s3
+
+    def call(*arguments: object, StartAfter: str = "", **options: object) -> object:
+        return real(*arguments, **options)
+
+    store._filesystem.call_s3 = call
+    asked = [*there[400:900], "k1234x", *there[1300:]]
+    assert [info.path for info in store.present("d", asked)] == [f"d/{name}" for name in asked if name in set(there)]
