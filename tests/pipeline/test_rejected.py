@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import pipeline.flow
@@ -11,7 +13,7 @@ from jobs import upkeep
 from jobs.upkeep import retry_rejects
 from pipeline.errors import ConfigError
 from pipeline.job import run_job
-from pipeline.rejected import outstanding_rejects
+from pipeline.rejected import outstanding_rejects, retry_shards
 from tests.jobs_for_tests import dataset_rows
 from tests.made_dataset import check, config_of, dataset_of, pack_input, source
 from tests.media import gradient_frames, make_video
@@ -106,3 +108,21 @@ def test_an_append_meanwhile_is_left_alone(config: Any, tmp_path: Path, monkeypa
     # The first choice knew nothing of the new shard, and was made again when its place in the list was taken.
     assert videos == 3 and len(result.commits) == 3
     assert check(tmp_path, deep=True, source=source(tmp_path)).problems == []
+
+
+def test_a_supplement_is_finished_before_another_begins(config: Any, tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path)
+    pending = retry_shards(dataset, dataset.inputs(), ["unreadable"])
+    assert [shard.only for shard in pending] == [(("bad", 0),), (("bad", 0),)]
+    assert retry_shards(dataset, [*dataset.inputs(), pending[0]], ["unreadable"]) == pending[1:]
+    assert retry_shards(dataset, [*dataset.inputs(), *pending], ["unreadable"]) == []
+
+
+def test_videos_that_were_not_tried_again_are_seen(config: Any, tmp_path: Path) -> None:
+    retry_rejects(config, ["unreadable"], silent)
+    path = tmp_path / "out/inputs/00001.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[0]["only"] = [{"key": "bad", "occurrence": 0}, {"key": "a", "occurrence": 0}]
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(path)), path)
+    problems = check(tmp_path).problems
+    assert any("~retry1: videos that were to be tried again: found" in line for line in problems), problems

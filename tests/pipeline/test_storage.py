@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,6 +92,49 @@ def test_a_file_system_whose_folders_cannot_be_synced_will_do(tmp_path: Path, mo
     store = open_store(str(tmp_path))
     check_conditional_put(store)
     assert store.put_if_absent("a", b"1") and not store.put_if_absent("a", b"2")
+
+
+def test_a_library_that_looks_first_and_writes_then_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"memory has no conditional write, .*allow_single_writer: true"):
+        check_conditional_put(open_store("memory://somewhere"))
+    alone = open_store("memory://somewhere", {"allow_single_writer": True})
+    check_conditional_put(alone)
+    assert alone.put_if_absent("a", b"1") is True and alone.put_if_absent("a", b"2") is False
+    assert alone.read("a") == b"1"
+
+
+def test_a_put_lasts_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as a test can see: the file is synced, and after it has its name the folder."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    open_store(str(tmp_path)).put_if_absent("data/a", b"1")
+    (file, folder) = synced
+    assert Path(file).parent == tmp_path / "_tmp" and folder == str(tmp_path / "data")
+
+
+def test_a_body_that_is_too_short_is_no_end(tmp_path: Path) -> None:
+    """Not where the object ends: the block is asked for again, and then it is an error."""
+    (tmp_path / "x").write_bytes(b"0123456789")
+    store = open_store(str(tmp_path), {"retry_seconds": 1})
+    with store.open("x") as file:
+        short = [3, 0]
+        real = file._opened.read
+        file._opened = SimpleNamespace(
+            seek=file._opened.seek, read=lambda size: real(short.pop(0) if short else size), close=file._opened.close
+        )
+        assert file.read() == b"0123456789" and not short
+        file._opened.read, file._block = lambda _: b"", b""
+        file.seek(0)
+        with pytest.raises(
+            StorageError, match=r"cannot read .*/x: ShortRead: 0 bytes came from byte 0 on, expected 10"
+        ):
+            file.read()
 
 
 def test_a_probe_that_may_not_be_removed_stops_nobody(

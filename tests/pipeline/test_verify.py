@@ -95,17 +95,38 @@ def flip_a_byte(folder: Path) -> None:
     parts(folder)[0].write_bytes(data)
 
 
-def swap_chain(folder: Path) -> None:
-    """The second part begins where the first does not end."""
+def edit_footer(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Of the second part, and the commit agrees on its size."""
     second = parts(folder)[1]
     with pq.ParquetFile(second) as file:
         table, footer = file.read(), json.loads(file.metadata.metadata[b"vidtok"])
-    footer["range"]["start"]["sample"] += 1
+    change(footer)
     before = second.stat().st_size
     pq.write_table(table.replace_schema_metadata({b"vidtok": json.dumps(footer).encode()}), second)
     commit = first_commit(folder)
     commit.write_text(commit.read_text().replace(f'"size_bytes": {before}', f'"size_bytes": {second.stat().st_size}'))
     shutil.rmtree(folder / "out/_snapshots")
+
+
+def edit_parts(folder: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """As the first shard's commit names them."""
+    named = json.loads(first_commit(folder).read_text())["parts"]
+    change(named)
+    edit_commit(folder, parts=named)
+
+
+def other_rejects(folder: Path) -> None:
+    """A file of the size that the commit says."""
+    commit = json.loads(first_commit(folder).read_text())
+    path = folder / "out" / commit["rejects"]["path"]
+    rows = pq.read_table(path)
+    pq.write_table(rows.set_column(0, rows.schema.field(0), pa.array(["another.tar"])), path)
+    edit_commit(folder, rejects=commit["rejects"] | {"size_bytes": path.stat().st_size})
+
+
+def edit_plan(folder: Path) -> None:
+    path = folder / "out/dataset.json"
+    path.write_text(path.read_text().replace('"dtype": "fp32"', '"dtype": "bf16"', 1))
 
 
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
@@ -122,11 +143,30 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (spoil_payload, "tokens from 40000 to 40000, expected 0 to 32767|latents that are not finite: found 80"),
     (shorten_payload, r"tokens: found 2, expected 20|latents: found 2, expected 160"),
     (double_ids, "the id same stands in more than one row"),
-    (swap_chain, r"-p001\.parquet: beginning \(a hole or an overlap in the chain\)"),
+    (
+        lambda folder: edit_footer(folder, lambda footer: footer["range"]["start"].update(sample=9)),
+        r"-p001\.parquet: beginning \(a hole or an overlap in the chain\)",
+    ),
     (lambda folder: shutil.copy(parts(folder)[0], folder / "out/data/other-p000.parquet"), "no commit names it"),
     (lambda folder: (folder / "out/_commits/unknown.json").write_text("{}"), "a commit of no shard of the input"),
     (lambda folder: first_commit(folder).write_text("{"), "its commit cannot be read: CommitConflict"),
     (lambda folder: first_commit(folder).write_text('{"shard_id": 1}'), "its commit cannot be read"),
+    (lambda folder: edit_commit(folder, source={"path": "x"}), "commit: source: found {'path': 'x'}, expected"),
+    (lambda folder: edit_commit(folder, rejects=None), "1 rejects in the parts' footers, but the commit names None"),
+    (lambda folder: edit_parts(folder, lambda named: named.reverse()), r"part 0: name: found .*-p001\.parquet"),
+    (lambda folder: edit_parts(folder, lambda named: named[1].update(rows=7)), r"-p001\.parquet: rows: found 2"),
+    (lambda folder: edit_parts(folder, lambda named: named[1].update(row_groups=[1])), r"-p001\.parquet: row groups"),
+    (
+        lambda folder: edit_footer(folder, lambda footer: footer.update(fingerprint="x")),
+        r"-p001.*: fingerprint: found x",
+    ),
+    (lambda folder: edit_footer(folder, lambda footer: footer["source"].update(etag="x")), r"-p001.*: source: found"),
+    (
+        lambda folder: edit_footer(folder, lambda footer: footer.update(videos=5)),
+        r"-p001.*: videos: found 2, expected 5",
+    ),
+    (other_rejects, "rejects/.*: other rejects than those of the parts' footers"),
+    (edit_plan, "the fingerprint is not that of its plan"),
     # What a snapshot holds must be what stands in _commits/.
     (lambda folder: first_commit(folder).unlink(), "the snapshot has another commit of it"),
     (lambda folder: edit_commit(folder, keep_snapshots=True, tokens=1), "the snapshot has another commit of it"),
@@ -146,6 +186,14 @@ def test_a_changed_byte_is_seen_when_looked_for(copy: Path) -> None:
     assert check(copy).problems == []
     (problem,) = check(copy, deep=True).problems
     assert "p000.parquet: sha256: found" in problem
+
+
+def test_a_shard_without_a_commit_is_not_accounted_for(copy: Path) -> None:
+    first_commit(copy).unlink()
+    shutil.rmtree(copy / "out/_snapshots")
+    verdict = check(copy, source=source(copy))
+    assert verdict.uncommitted == 1 and (verdict.shards, verdict.rows) == (1, 4)
+    assert any("is not committed, so none of the videos of 0.tar is accounted for" in line for line in verdict.problems)
 
 
 def test_a_video_that_the_dataset_does_not_know_is_seen(copy: Path) -> None:

@@ -1,0 +1,73 @@
+"""Heartbeats say who is at work: while a run goes on, and for ten minutes after the last sign of it."""
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import runs
+from pipeline.runs import announced, live_runs
+from pipeline.storage import Store, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "out"))
+
+
+def record_of(store: Store) -> dict[str, Any]:
+    (info,) = store.list("_runs")
+    return dict(json.loads(store.read(info.path)))
+
+
+def test_a_run_is_alive_until_it_ends(store: Store) -> None:
+    with announced(store) as run:
+        run.facts["shards"] = 3
+        assert [record["run_id"] for record in live_runs(store)] == [run.run_id]
+    assert live_runs(store) == []
+    assert record_of(store)["state"] == "ended" and record_of(store)["shards"] == 3
+
+
+def test_a_run_that_fails_says_so(store: Store) -> None:
+    with pytest.raises(RuntimeError), announced(store):
+        raise RuntimeError
+    assert record_of(store)["state"] == "failed" and live_runs(store) == []
+
+
+def test_the_heart_beats_whatever_a_beat_ends_with(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_BEAT_SECONDS", 0.01)
+    real = Store.put
+    failed: list[str] = []
+
+    def put(store: Store, path: str, data: bytes) -> None:
+        if len(failed) == 1:
+            failed.append(path)
+            raise RuntimeError("what a library raises")
+        failed.append(path)
+        real(store, path, data)
+
+    monkeypatch.setattr(Store, "put", put)
+    with announced(store) as run:
+        first = record_of(store)["heartbeat"]
+        run.facts["shards_done"] = 7
+        ends = time.monotonic() + 30
+        while record_of(store).get("shards_done") != 7:
+            assert time.monotonic() < ends, "no beat came"
+            time.sleep(0.01)
+        assert record_of(store)["heartbeat"] > first and len(failed) >= 3
+
+
+@pytest.mark.parametrize(("minutes", "alive"), [(1, True), (9, True), (11, False)])
+def test_a_run_that_fell_silent_is_dead_after_ten_minutes(store: Store, minutes: int, alive: bool) -> None:
+    heard = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat()
+    store.put("_runs/r.json", json.dumps({"run_id": "r", "state": "running", "heartbeat": heard}).encode())
+    assert len(live_runs(store)) == alive
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"null", b"\xff", b'{"state": "running", "heartbeat": 1}'])
+def test_what_is_no_record_is_nobody(store: Store, data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    store.put("_runs/r.json", data)
+    assert live_runs(store) == [] and "_runs/r.json is not a record of a run" in caplog.text
