@@ -193,6 +193,16 @@ def test_which_answers_pass(status: int, passes: bool) -> None:
     assert is_transient(botocore.ClientError(answer, "PutObject")) is passes
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "passes"),
+    [("ConditionalRequestConflict", 409, True), ("SlowDown", 200, True), ("AccessDenied", 403, False)],
+)
+def test_which_codes_pass(code: str, status: int, passes: bool) -> None:
+    botocore = pytest.importorskip("botocore.exceptions")
+    answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    assert is_transient(botocore.ClientError(answer, "PutObject")) is passes
+
+
 def test_lists(store: Store) -> None:
     for path in ("b/2", "b/1", "b/c/3", "bc/4", "a"):
         store.put_if_absent(path, path.encode())
