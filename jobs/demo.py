@@ -22,7 +22,7 @@ from rich.console import Console
 from pipeline.clips import cut_clips
 from pipeline.config import JobConfig
 from pipeline.dataset import Dataset
-from pipeline.decode import decode_video
+from pipeline.decoding.here import DecoderHere
 from pipeline.job_file import load_job
 from pipeline.reconstruct import decode_row, load_decoder
 from pipeline.records import Clip, Frames, Position
@@ -104,12 +104,8 @@ def _source_clip(config: JobConfig, dataset: Dataset, wanted: str) -> Clip:
     store = open_store(input_root(config.input.shards))
     for shard in dataset.inputs():
         videos = read_shard(store, shard, start=Position(sample=0, offset=0))
-        items = cut_clips(
-            videos,
-            lambda video: decode_video(video, config.clips),
-            clip_frames=config.clip_frames,
-            clips=config.clips,
-        )
+        decoded = DecoderHere().decode(videos, config.decode_options())
+        items = cut_clips(decoded, clip_frames=config.clip_frames, clips=config.clips, takes_stills=True)
         for item in items:
             if isinstance(item, Clip) and row_id(item) == wanted:
                 return item

@@ -1,4 +1,4 @@
-"""batch_clips: clips of one shard grouped into batches of one size, and the batches into parts."""
+"""batch_clips: clips of one shard grouped into batches of one shape, and the batches into parts."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -21,24 +21,33 @@ def batch_clips(
         part_bytes: payload after which a part is closed.
         clip_bytes: payload of a clip's row.
     """
-    batch = Batch(clips=[], ends=[])
+    buckets: dict[tuple[int, ...], list[Clip]] = {}  # clips that wait for others of their shape
+    ends: list[VideoEnd] = []
     payload = 0
     video_bytes = 0  # of the video under way, which may yet be rejected
+
+    def close_part() -> Iterator[Batch]:
+        rest = [Batch(clips=clips, ends=[]) for clips in buckets.values() if clips] or [Batch(clips=[], ends=[])]
+        rest[-1].ends, rest[-1].closes_part = list(ends), True
+        buckets.clear()
+        ends.clear()
+        yield from rest
+
     for item in items:
         if isinstance(item, Clip):
-            batch.clips.append(item)
+            bucket = buckets.setdefault(item.frames_THWC.shape, [])
+            bucket.append(item)
             video_bytes += clip_bytes(item)
-            if len(batch.clips) == batch_size:
-                yield batch
-                batch = Batch(clips=[], ends=[])
+            if len(bucket) == batch_size:
+                yield Batch(clips=list(bucket), ends=list(ends))
+                bucket.clear()
+                ends.clear()
             continue
-        batch.ends.append(item)
+        ends.append(item)
         payload += 0 if item.reject else video_bytes
         video_bytes = 0
         if payload >= part_bytes and item.end is not None:
-            batch.closes_part = True
-            yield batch
-            batch, payload = Batch(clips=[], ends=[]), 0
-    if batch.clips or batch.ends:
-        batch.closes_part = True
-        yield batch
+            yield from close_part()
+            payload = 0
+    if any(buckets.values()) or ends:
+        yield from close_part()

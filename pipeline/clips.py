@@ -1,44 +1,70 @@
 """cut_clips: the frames of each video, as windows of a fixed number of frames."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from pipeline.config import ClipsConfig
-from pipeline.decode import DecodedFrame
 from pipeline.errors import SampleError
-from pipeline.records import Clip, Reject, Video, VideoEnd, VideoRef
+from pipeline.records import Clip, DecodedFrame, Reject, Video, VideoEnd, VideoRef
 
 __all__ = ["cut_clips", "cut_video"]
 
 
+# What keep_until_error keeps the beginning of; a limit or a filter says that the whole video is not wanted.
+_DAMAGE = {"crash", "memory", "timeout", "truncated", "unreadable"}
+
+
 def cut_clips(
-    videos: Iterable[Video],
-    decode: Callable[[Video], Iterator[DecodedFrame]],
+    videos: Iterable[tuple[Video, Iterable[DecodedFrame]]],
     *,
     clip_frames: int,
     clips: ClipsConfig,
+    takes_stills: bool,
 ) -> Iterator[Clip | VideoEnd]:
-    """Yields the clips of every video, and after each video its end: whole, or rejected with the reason."""
-    for video in videos:
+    """Yields the clips of every video, and after each video its end: whole, or rejected with the reason.
+
+    Args:
+        videos: with their frames.
+        clip_frames: frames of a clip.
+        clips: stride, tail, and what becomes of a damaged video.
+        takes_stills: whether a still picture is a clip of one frame, as causal models take it.
+    """
+    for video, decoded in videos:
         reject = video.reject
+        flags: list[str] = []
         if reject is None:
+            frames = _until_error(decoded, flags) if clips.damaged == "keep_until_error" else decoded
             try:
-                yield from cut_video(decode(video), video.ref, clip_frames=clip_frames, clips=clips)
+                yield from cut_video(frames, video.ref, clip_frames=clip_frames, clips=clips, takes_stills=takes_stills)
             except SampleError as error:
-                reject = Reject(stage=error.stage, error=error.error, message=error.message)
-        yield VideoEnd(ref=video.ref, reject=reject, end=video.end)
+                reject = Reject(stage=error.stage, error=error.error, message=error.message, attempts=error.attempts)
+        yield VideoEnd(ref=video.ref, reject=reject, end=video.end, flags=tuple(flags))
 
 
-def cut_video(frames: Iterable[DecodedFrame], ref: VideoRef, *, clip_frames: int, clips: ClipsConfig) -> Iterator[Clip]:
+def _until_error(frames: Iterable[DecodedFrame], flags: list[str]) -> Iterator[DecodedFrame]:
+    any_came = False
+    try:
+        for frame in frames:
+            any_came = True
+            yield frame
+    except SampleError as error:
+        if not any_came or error.error not in _DAMAGE:
+            raise
+        flags.append("partly_corrupt")
+
+
+def cut_video(
+    frames: Iterable[DecodedFrame], ref: VideoRef, *, clip_frames: int, clips: ClipsConfig, takes_stills: bool
+) -> Iterator[Clip]:
     """Cuts one video into windows of `clip_frames` frames that begin every `stride` frames.
 
     A tail is padded only where it holds a frame that no whole window held. At most one window of frames stands
     in memory.
 
     Raises:
-        SampleError: `too_short`, where `tail: drop` leaves nothing.
+        SampleError: `too_short`, where `tail: drop` leaves nothing; `no_video`, for a still where none is taken.
     """
     stride = clips.stride or clip_frames
     window: deque[DecodedFrame] = deque(maxlen=clip_frames)
@@ -47,6 +73,11 @@ def cut_video(frames: Iterable[DecodedFrame], ref: VideoRef, *, clip_frames: int
     index = 0
     total = 0
     for frame in frames:
+        if "still" in frame.flags:
+            if not takes_stills:
+                raise SampleError("clip", "no_video", "a still picture; only a causal model takes one frame alone")
+            yield _clip([frame], ref, 0, 1)
+            return
         window.append(frame)
         total += 1
         fresh += 1

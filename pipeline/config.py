@@ -7,14 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.decoding.options import DecodeOptions
 from pipeline.storage import absolute_url
 from vidtok_model import TokenizerConfig, get_config
 
 __all__ = [
     "ClipsConfig",
     "ExecutorConfig",
+    "FilterConfig",
     "InputConfig",
     "JobConfig",
+    "LimitsConfig",
     "ModelConfig",
     "RowsConfig",
     "StorageConfig",
@@ -109,12 +112,26 @@ class ClipsConfig(_Section):
         default=None, gt=0, description="Frames of a clip; null: the model's own (clip_frames)."
     )
     size: int = Field(default=256, gt=0, description="Pixels: the shorter side is resized to it, then cropped square.")
-    crop: Literal["center"] = Field(default="center", description="What is kept of the longer side.")
+    crop: Literal["center", "pad", "keep"] = Field(
+        default="center",
+        description="center: the middle square; pad: all, on a black square of `size`; keep: all, at its own shape, "
+        "cropped to the multiples that the model takes, and batched with clips of the same shape.",
+    )
     stride: int | None = Field(
         default=None, gt=0, description="Frames from one clip's start to the next's; null: clips do not overlap."
     )
     tail: Literal["pad", "drop"] = Field(
         default="pad", description="Frames left at the end: pad them with copies of the last one, or drop them."
+    )
+    stills: Literal["encode", "reject"] = Field(
+        default="encode",
+        description="Pictures without a video beside them: clips of one frame with the flag still (causal models "
+        "only), or rejects.",
+    )
+    damaged: Literal["reject", "keep_until_error"] = Field(
+        default="reject",
+        description="A video that breaks off in the middle: reject it, or keep what came before, with the flag "
+        "partly_corrupt.",
     )
 
     @model_validator(mode="after")
@@ -122,6 +139,28 @@ class ClipsConfig(_Section):
         if self.fps is not None and self.every is not None:
             raise ValueError(f"fps: {self.fps} and every: {self.every} exclude each other; give one")
         return self
+
+
+class LimitsConfig(_Section):
+    """What a video may ask of a worker at most; more is a reject of the class `limit`, before the work is done."""
+
+    video_bytes: int = Field(default=4 * 2**30, gt=0, description="Of the encoded video; more is not even read.")
+    seconds: float = Field(default=6 * 3600, gt=0, description="Of the video, by its container and its frames' times.")
+    pixels: int = Field(default=2**26, gt=0, description="Of a frame.")
+    frames: int = Field(default=2_000_000, gt=0, description="Frames that come out of the decoder.")
+
+
+class FilterConfig(_Section):
+    """Which videos are wanted, by what their containers say; others are rejects of the class `filtered`."""
+
+    min_seconds: float | None = Field(default=None, ge=0, description="Shorter videos are not wanted.")
+    max_seconds: float | None = Field(default=None, gt=0, description="Longer videos are not wanted.")
+    min_fps: float | None = Field(default=None, gt=0, description="Slower videos are not wanted.")
+    max_fps: float | None = Field(default=None, gt=0, description="Faster videos are not wanted.")
+    min_size: int | None = Field(default=None, gt=0, description="Videos with a shorter side below it are not wanted.")
+    codecs: list[str] | None = Field(
+        default=None, min_length=1, description="FFmpeg's names (h264, hevc, vp9, av1 ...); others are not wanted."
+    )
 
 
 class ExecutorConfig(_Section):
@@ -142,11 +181,29 @@ class ExecutorConfig(_Section):
     )
     batch_size: int = Field(default=1, gt=0, description="Clips encoded at once; the last batch of a part is padded.")
     max_attempts: int = Field(default=3, gt=0, description="How often a shard is tried before it counts as failed.")
+    decoders: int | None = Field(
+        default=None,
+        ge=0,
+        description="Decoding processes of a worker, a video each; null: one a core; 0: none, the worker itself "
+        "decodes (to debug: then a video that hangs or crashes takes the worker with it).",
+    )
+    decoder_memory_bytes: int = Field(default=2 * 2**30, gt=2**27, description="Memory that a decoder may take.")
+    stall_seconds: float = Field(
+        default=60, gt=0, description="A decoder that reads no byte and gives no frame for so long is ended."
+    )
+    decode_seconds: float = Field(
+        default=120, gt=0, description="What decoding any video may take, in seconds; its duration times 20 is added."
+    )
 
     @property
     def threads(self) -> int:
         """Threads of the encoder on a CPU."""
         return max(1, int(self.cpus_per_worker))
+
+    @property
+    def num_decoders(self) -> int:
+        """Decoding processes of a worker."""
+        return self.threads if self.decoders is None else self.decoders
 
 
 class RowsConfig(_Section):
@@ -204,6 +261,8 @@ class JobConfig(_Section):
     output: str = Field(min_length=1, description="The dataset's root: a folder, local or on any store.")
     model: ModelConfig
     clips: ClipsConfig = Field(default_factory=ClipsConfig)
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    filters: FilterConfig = Field(default_factory=FilterConfig)
     rows: RowsConfig = Field(default_factory=RowsConfig)
     executor: ExecutorConfig = Field(default_factory=ExecutorConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
@@ -217,6 +276,27 @@ class JobConfig(_Section):
     def clip_frames(self) -> int:
         """Frames of a clip."""
         return self.clips.num_frames or self.model.tokenizer_config().clip_frames
+
+    def decode_options(self) -> DecodeOptions:
+        """What decoders are asked for."""
+        clips, limits, filters = self.clips, self.limits, self.filters
+        return DecodeOptions(
+            fps=clips.fps,
+            every=clips.every,
+            size=clips.size,
+            crop=clips.crop,
+            factor=self.model.tokenizer_config().spatial_factor,
+            max_pixels=limits.pixels,
+            max_seconds=limits.seconds,
+            max_frames=limits.frames,
+            min_seconds=filters.min_seconds,
+            longest_seconds=filters.max_seconds,
+            min_fps=filters.min_fps,
+            max_fps=filters.max_fps,
+            min_size=filters.min_size,
+            codecs=None if filters.codecs is None else tuple(filters.codecs),
+            threads=max(1, self.executor.threads // max(1, self.executor.num_decoders)),
+        )
 
     @model_validator(mode="after")
     def _check(self) -> "JobConfig":

@@ -40,9 +40,11 @@ class SampleError(VidtokError):
         stage: where it failed: read, probe, decode, clip or encode.
         error: the reject's class, such as `unreadable`, `truncated`, `no_video`, `too_short`, `not_finite`.
         message: what was found and what was expected.
+        attempts: how often it was tried.
     """
 
-    def __init__(self, stage: str, error: str, message: str) -> None:
+    def __init__(self, stage: str, error: str, message: str, *, attempts: int = 1) -> None:
+        self.attempts = attempts
         self.stage = stage
         self.error = error
         self.message = message

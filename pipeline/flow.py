@@ -1,32 +1,44 @@
 """The page to read first: how one shard of videos becomes committed rows.
 
-    list_shards -> read_shard -> decode_video -> cut_clips -> batch_clips
+    list_shards -> read_shard -> decode -> cut_clips -> batch_clips
                 -> encode -> build_rows -> write_part -> commit_shard
 
 Every stage is a generator that pulls from the one before it, so that a shard streams through in the memory of a
 batch and a part. `list_shards` runs once, in the driver (job.py); the rest is here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from pipeline.batches import batch_clips
 from pipeline.clips import cut_clips
 from pipeline.config import JobConfig
-from pipeline.decode import DecodedFrame, decode_video
+from pipeline.decoding.options import DecodeOptions
 from pipeline.encode import ClipEncoder, bytes_per_position, encode, num_positions
 from pipeline.progress import Counters
-from pipeline.records import Batch, Shard, Video
+from pipeline.records import Batch, DecodedFrame, Shard, Video
 from pipeline.rows import build_rows
 from pipeline.samples import read_shard, read_some
 from pipeline.shard_log import ShardLog, read_commit
 from pipeline.storage import Store
 from vidtok_model import TokenizerConfig
 
-__all__ = ["Work", "tokenize_shard"]
+__all__ = ["VideoDecoder", "Work", "tokenize_shard"]
+
+
+class VideoDecoder(Protocol):
+    """Decodes videos in order: in processes of its own (DecoderPool), or here (DecoderHere)."""
+
+    def decode(self, videos: Iterable[Video], options: DecodeOptions) -> Iterator[tuple[Video, Iterator[DecodedFrame]]]:
+        """Yields each video without its bytes, and its frames; see DecoderPool.decode."""
+        ...
+
+    def close(self) -> None:
+        """Ends what it started."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -38,6 +50,7 @@ class Work:
         tokenizer_config: the model's configuration.
         input: the root of the shards.
         output: the root of the dataset.
+        decoder: from videos to frames.
         encoder: the model, on its device.
         schema: columns of a row.
         provenance: what every part's footer says of how it was made.
@@ -49,6 +62,7 @@ class Work:
     tokenizer_config: TokenizerConfig
     input: Store
     output: Store
+    decoder: VideoDecoder
     encoder: ClipEncoder
     schema: pa.Schema
     provenance: dict[str, Any]
@@ -86,14 +100,17 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog) -> bool:
     job = work.config
     position_bytes = bytes_per_position(work.tokenizer_config, logvar=job.rows.logvar)
 
-    def decode(video: Video) -> Iterator[DecodedFrame]:
-        return decode_video(video, job.clips, threads=job.executor.threads)
-
     if shard.only is None:
-        videos = read_shard(work.input, shard, start=log.position, seen=log.keys)
+        videos = read_shard(work.input, shard, start=log.position, seen=log.keys, max_bytes=job.limits.video_bytes)
     else:
-        videos = read_some(work.input, shard, shard.only, done=log.keys)
-    clips = cut_clips(videos, decode, clip_frames=job.clip_frames, clips=job.clips)
+        videos = read_some(work.input, shard, shard.only, done=log.keys, max_bytes=job.limits.video_bytes)
+    decoded = work.decoder.decode(videos, job.decode_options())
+    clips = cut_clips(
+        decoded,
+        clip_frames=job.clip_frames,
+        clips=job.clips,
+        takes_stills=work.tokenizer_config.is_causal and job.clips.stills == "encode",
+    )
     batches = batch_clips(
         clips,
         batch_size=job.executor.batch_size,

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.config import JobConfig
 from pipeline.dataset import Dataset, check_same_plan, fingerprint
-from pipeline.decode import SAMPLER_VERSION
+from pipeline.decoding.frames import SAMPLER_VERSION
 from pipeline.errors import ConfigError
 from pipeline.inputs import read_inputs
 from pipeline.records import Shard
@@ -103,6 +103,8 @@ def describe(config: JobConfig, weights: Weights) -> dict[str, Any]:
         "model": {"config": tokenizer.to_dict(), "weights": weights.identity},
         "dtype": config.model.dtype,
         "clips": {**config.clips.model_dump(), "num_frames": config.clip_frames},
+        "limits": config.limits.model_dump(),
+        "filters": config.filters.model_dump(),
         "sampler_version": SAMPLER_VERSION,
         "logvar": config.rows.logvar,
     }

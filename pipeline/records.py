@@ -5,7 +5,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Batch", "Clip", "Part", "Position", "Reject", "Shard", "SourceInfo", "Video", "VideoEnd", "VideoRef"]
+__all__ = [
+    "Batch",
+    "Clip",
+    "DecodedFrame",
+    "Part",
+    "Position",
+    "Reject",
+    "Shard",
+    "SourceInfo",
+    "Video",
+    "VideoEnd",
+    "VideoRef",
+]
 
 Frames = npt.NDArray[np.uint8]
 
@@ -65,11 +77,12 @@ class VideoRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """Why a video gives no rows."""
+    """Why a video gives no rows, and how often it was tried."""
 
     stage: str
     error: str
     message: str
+    attempts: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +113,25 @@ class SourceInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecodedFrame:
+    """One frame of a video: sampled, upright, resized and cropped.
+
+    Attributes:
+        pixels_HWC: uint8 RGB.
+        seconds: presentation time from the video's first frame.
+        duration_seconds: how long it is shown, by the source's rate (0 where that is not known).
+        source: the video's size, rate and codec.
+        flags: what was unusual up to this frame.
+    """
+
+    pixels_HWC: Frames
+    seconds: float
+    duration_seconds: float
+    source: SourceInfo
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Clip:
     """A window of frames of one video.
 
@@ -126,11 +158,12 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoEnd:
-    """Follows a video's clips. With a reject, the clips that came before it are dropped."""
+    """Follows a video's clips. With a reject, the clips that came before it are dropped; flags are for all of them."""
 
     ref: VideoRef
     reject: Reject | None
     end: Position | None
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)

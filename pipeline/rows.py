@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -114,7 +115,7 @@ def _part(
         video = (end.ref.key, end.ref.occurrence)
         reject = end.reject or unfit.get(video)
         if reject is None:
-            kept += rows[video]
+            kept += [{**row, "flags": [*cast("list[str]", row["flags"]), *end.flags]} for row in rows[video]]
         else:
             rejects.append(_reject_row(end.ref, reject))
     position = ends[-1].end
@@ -136,7 +137,7 @@ def _reject_row(ref: VideoRef, reject: Reject) -> dict[str, object]:
         "stage": reject.stage,
         "error": reject.error,
         "message": reject.message,
-        "attempts": 1,
+        "attempts": reject.attempts,
         "size_bytes": ref.size_bytes,
     }
 

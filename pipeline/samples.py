@@ -26,10 +26,15 @@ _VIDEO_EXTENSIONS = """
     mpeg mpg mpv mts mxf nut obu ogm ogv qt rm rmvb ts vob webm wmv wtv y4m
 """
 VIDEO_EXTENSIONS = frozenset(_VIDEO_EXTENSIONS.split())
+# Pictures lie beside videos, or are what there is: stills, and animated WebP.
+_PICTURE_EXTENSIONS = frozenset({"apng", "bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
 # What lies beside videos and is none. A member of any other kind is tried where no name says which is the video.
-_OTHER = "aac bmp cls flac jpeg jpg m4a mp3 npy npz oga opus pickle pkl png pt pth tif tiff wav webp"
-_OTHER_EXTENSIONS = frozenset(_OTHER.split())
+_OTHER = "aac cls flac m4a mp3 npy npz oga opus pickle pkl pt pth wav"
+_OTHER_EXTENSIONS = _PICTURE_EXTENSIONS | frozenset(_OTHER.split())
 _TEXT_EXTENSIONS = frozenset({"cap", "caption", "json", "txt"})
+
+# Of a member, where nobody says otherwise (LimitsConfig.video_bytes).
+_MAX_BYTES = 4 * 2**30
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +47,12 @@ class _Sample:
 
 
 def read_shard(
-    store: Store, shard: Shard, *, start: Position, seen: Mapping[str, int] | None = None
+    store: Store,
+    shard: Shard,
+    *,
+    start: Position,
+    seen: Mapping[str, int] | None = None,
+    max_bytes: int = _MAX_BYTES,
 ) -> Iterator[Video]:
     """Yields every video of a shard from `start` on, in order.
 
@@ -54,6 +64,7 @@ def read_shard(
         shard: which tar.
         start: where to begin; the shard's beginning, or the end of a part.
         seen: videos before `start` by key, so that a repeated key goes on being counted.
+        max_bytes: of a member; a larger one is not read.
 
     Raises:
         ShardError: the tar is not the one that was listed.
@@ -63,14 +74,19 @@ def read_shard(
         return  # the part before went to where the tar breaks off
     counts = Counter(seen or {})
     index = start.sample if start.offset is not None else 0
-    for sample, end_offset in _samples(store, shard, start.offset):
+    for sample, end_offset in _samples(store, shard, start.offset, max_bytes):
         index += 1
         if index > start.sample:  # a compressed tar is read from its beginning
-            yield from _videos(sample, shard, Position(sample=index, offset=end_offset), counts)
+            yield from _videos(sample, shard, Position(sample=index, offset=end_offset), counts, max_bytes)
 
 
 def read_some(
-    store: Store, shard: Shard, only: Collection[tuple[str, int]], *, done: Mapping[str, int]
+    store: Store,
+    shard: Shard,
+    only: Collection[tuple[str, int]],
+    *,
+    done: Mapping[str, int],
+    max_bytes: int = _MAX_BYTES,
 ) -> Iterator[Video]:
     """Yields some videos of a shard, in order; of each key, the first `done` of them are left out.
 
@@ -79,12 +95,14 @@ def read_some(
         shard: which tar.
         only: the videos, by key and occurrence.
         done: how many of these are in the log, by key.
+        max_bytes: of a member; a larger one is not read.
     """
     left = set(only)
     for key, number in done.items():
         left -= set(sorted(video for video in only if video[0] == key)[:number])
     held: Video | None = None
-    for video in read_shard(store, shard, start=Position(sample=0, offset=None if _is_compressed(shard) else 0)):
+    start = Position(sample=0, offset=None if _is_compressed(shard) else 0)
+    for video in read_shard(store, shard, start=start, max_bytes=max_bytes):
         if (video.ref.key, video.ref.occurrence) in left:
             if held is not None:
                 yield held
@@ -95,7 +113,7 @@ def read_some(
         yield held
 
 
-def _videos(sample: _Sample, shard: Shard, end: Position, counts: Counter[str]) -> Iterator[Video]:
+def _videos(sample: _Sample, shard: Shard, end: Position, counts: Counter[str], max_bytes: int) -> Iterator[Video]:
     videos = _choose_videos(sample)
     reject = None
     if sample.damage is not None:
@@ -108,21 +126,28 @@ def _videos(sample: _Sample, shard: Shard, end: Position, counts: Counter[str]) 
         if key and counts[key] == 1:
             log.warning("%s: key %r stands there more than once; all its videos are kept", shard.path, key)
         data = member.data if member is not None and reject is None else b""
+        unfit = None if member is None else _unfit(member, max_bytes)
         ref = VideoRef(
             shard_id=shard.shard_id,
             source_shard=shard.path,
             key=key,
             occurrence=counts[key],
-            size_bytes=len(data),
+            size_bytes=member.size_bytes if member is not None and reject is None else 0,
             text=_text_of(member, sample, videos, shard.path),
         )
         counts[key] += 1
-        link = None
-        if member is not None and member.link:
-            message = f"a link to {member.link!r} in the tar, which holds no video; links are not followed"
-            link = Reject(stage="read", error="unreadable", message=message)
         last = number >= len(videos)
-        yield Video(ref=ref, data=data, reject=reject or link, end=end if last else None)
+        yield Video(ref=ref, data=data, reject=reject or unfit, end=end if last else None)
+
+
+def _unfit(member: Member, max_bytes: int) -> Reject | None:
+    if member.link:
+        message = f"a link to {member.link!r} in the tar, which holds no video; links are not followed"
+        return Reject(stage="read", error="unreadable", message=message)
+    if member.is_too_large:
+        message = f"{member.size_bytes:,} bytes, at most {max_bytes:,} are allowed"
+        return Reject(stage="read", error="limit", message=message)
+    return None
 
 
 def _is_video(member: Member) -> bool:
@@ -134,7 +159,9 @@ def _choose_videos(sample: _Sample) -> list[Member]:
     if not videos:
         # No name says which member is the video: the first that may be one is tried.
         may_be = (member for member in sample.members.values() if _kind(member.extension) not in _OTHER_EXTENSIONS)
-        videos = [member for member in may_be if _as_text(member.data) is None][:1]
+        videos = [member for member in may_be if member.is_too_large or _as_text(member.data) is None][:1]
+    if not videos:
+        videos = [member for member in sample.members.values() if _kind(member.extension) in _PICTURE_EXTENSIONS]
     return videos
 
 
@@ -145,7 +172,7 @@ def _text_of(video: Member | None, sample: _Sample, videos: list[Member], source
     text = {}
     for extension, member in sample.members.items():
         prefix = _prefix(extension)
-        if member in videos or member.link or (prefix in others and prefix != mine):
+        if member in videos or member.link or member.is_too_large or (prefix in others and prefix != mine):
             continue
         content = _as_text(member.data)
         if content is None and _kind(extension) in _TEXT_EXTENSIONS:
@@ -179,7 +206,7 @@ def _is_compressed(shard: Shard) -> bool:
     return not shard.path.endswith(".tar")
 
 
-def _samples(store: Store, shard: Shard, offset: int | None) -> Iterator[tuple[_Sample, int | None]]:
+def _samples(store: Store, shard: Shard, offset: int | None, max_bytes: int) -> Iterator[tuple[_Sample, int | None]]:
     """Groups members into samples; with each, the offset of what follows it (None in a compressed tar)."""
     with store.open(shard.path) as raw:
         if raw.size_bytes != shard.size_bytes:
@@ -194,7 +221,7 @@ def _samples(store: Store, shard: Shard, offset: int | None) -> Iterator[tuple[_
             )
         opened = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if _is_compressed(shard) else raw)
         current: _Sample | None = None
-        for item in read_members(opened, offset or 0):
+        for item in read_members(opened, offset or 0, max_bytes):
             next_offset = None if _is_compressed(shard) else item.offset
             if isinstance(item, TarEnd):
                 if current is not None and not _breaks_in(current, item.damage):

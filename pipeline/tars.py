@@ -30,7 +30,8 @@ class Member:
     Attributes:
         key: of its sample: its name up to the first dot.
         extension: the rest of its name.
-        data: its content.
+        data: its content; empty where it is too large.
+        size_bytes: of its content.
         offset: of its header, in bytes.
         link: what it points to, where it is a link; links are not followed.
     """
@@ -38,8 +39,14 @@ class Member:
     key: str
     extension: str
     data: bytes
+    size_bytes: int
     offset: int
     link: str = ""
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether its content was not read, because it has more bytes than are allowed."""
+        return len(self.data) < self.size_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +74,8 @@ class TarEnd:
     damage: Damage | None
 
 
-def read_members(opened: IO[bytes], offset: int) -> Iterator[Member | TarEnd]:
-    """Yields the files of a tar from a member's header on, then how the tar ends.
+def read_members(opened: IO[bytes], offset: int, max_bytes: int) -> Iterator[Member | TarEnd]:
+    """Yields the files of a tar from a member's header on, then how the tar ends; no file above `max_bytes` is read.
 
     Behind an end-of-archive block more may follow, where tars were joined; that is read too.
     """
@@ -78,7 +85,7 @@ def read_members(opened: IO[bytes], offset: int) -> Iterator[Member | TarEnd]:
             following, has_end = _next_data(opened, offset)
             if following is None:
                 break
-            ended = yield from _archive(opened, following, found_any)
+            ended = yield from _archive(opened, following, found_any, max_bytes)
             if ended.damage is not None:
                 yield ended
                 return
@@ -93,7 +100,7 @@ def read_members(opened: IO[bytes], offset: int) -> Iterator[Member | TarEnd]:
         yield TarEnd(offset, _unreadable(offset, error, found_any))
 
 
-def _archive(opened: IO[bytes], offset: int, found_any: bool) -> Generator[Member, None, TarEnd]:
+def _archive(opened: IO[bytes], offset: int, found_any: bool, max_bytes: int) -> Generator[Member, None, TarEnd]:
     """Yields the files up to an end-of-archive block, or to where the archive breaks off."""
     key, extension, end = "", "", offset
     try:
@@ -105,10 +112,15 @@ def _archive(opened: IO[bytes], offset: int, found_any: bool) -> Generator[Membe
                 if member.size < 0 or tar.offset <= member.offset:
                     raise tarfile.ReadError(f"the size {member.size} stands in its header")
                 if member.islnk() or member.issym():
-                    yield Member(key=key, extension=extension, data=b"", offset=end, link=member.linkname)
+                    yield Member(key=key, extension=extension, data=b"", size_bytes=0, offset=end, link=member.linkname)
                 elif _is_data(member):
-                    content = cast(IO[bytes], tar.extractfile(member)).read()
-                    yield Member(key=key, extension=extension, data=content, offset=end)
+                    size, content = member.size, b""
+                    if size <= max_bytes:
+                        content = cast(IO[bytes], tar.extractfile(member)).read()
+                        size = len(content)
+                    else:
+                        _check_end(opened, member)
+                    yield Member(key=key, extension=extension, data=content, size_bytes=size, offset=end)
                 key, extension, end, found_any = "", "", tar.offset, True
         opened.seek(end)
         # tarfile takes a damaged header for the end of the archive; a real end is a block of zeros.
@@ -117,6 +129,13 @@ def _archive(opened: IO[bytes], offset: int, found_any: bool) -> Generator[Membe
     except _TAR_FAULTS as error:
         return TarEnd(end, _unreadable(end, error, found_any, key, extension))
     return TarEnd(end, None)
+
+
+def _check_end(opened: IO[bytes], member: tarfile.TarInfo) -> None:
+    """Raises where a member's content, which is not read, breaks off."""
+    opened.seek(member.offset_data + member.size - 1)
+    if not opened.read(1):
+        raise tarfile.ReadError("unexpected end of data")
 
 
 def _next_data(opened: IO[bytes], offset: int) -> tuple[int | None, bool]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from pipeline.config import JobConfig
+from pipeline.config import ExecutorConfig, JobConfig
+from pipeline.decoding.here import DecoderHere
+from pipeline.decoding.pool import DecoderLimits, DecoderPool
 from pipeline.encode import TORCH_DTYPES, ClipEncoder
-from pipeline.flow import Work, tokenize_shard
+from pipeline.flow import VideoDecoder, Work, tokenize_shard
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.rows import row_schema
@@ -20,6 +22,17 @@ from pipeline.weights import Weights, load_weights
 __all__ = ["ShardWorker", "WorkOrder"]
 
 _PROVENANCE = ("format_version", "fingerprint", "plan", "model", "versions")
+
+
+def _decoder(executor: ExecutorConfig) -> VideoDecoder:
+    if executor.num_decoders == 0:
+        return DecoderHere()
+    limits = DecoderLimits(
+        memory_bytes=executor.decoder_memory_bytes,
+        stall_seconds=executor.stall_seconds,
+        base_seconds=executor.decode_seconds,
+    )
+    return DecoderPool(executor.num_decoders, limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +78,7 @@ class ShardWorker:
             tokenizer_config=tokenizer.config,
             input=open_store(input_root(job.input.shards), options),
             output=open_store(job.output, job.storage.output.model_dump()),
+            decoder=_decoder(job.executor),
             encoder=ClipEncoder(tokenizer, device=device, dtype=job.model.dtype, batch_size=job.executor.batch_size),
             schema=row_schema(is_discrete=tokenizer.config.is_discrete, logvar=job.rows.logvar),
             # Where the input lies may change; what the rows are, and how to decode them, may not.
@@ -82,3 +96,7 @@ class ShardWorker:
         # Part of what makes two runs give the same bits. Set here because PyTorch keeps it for each thread.
         torch.set_num_threads(self._threads)
         return tokenize_shard(shard, self._work, attempt_id=uuid.uuid4().hex)
+
+    def close(self) -> None:
+        """Ends the decoders."""
+        self._work.decoder.close()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from pipeline.executors.base import OnWork, ShardFailure, failure_of, is_retryable
@@ -22,9 +23,10 @@ class InlineExecutor:
         """See Executor.run."""
         under_way: list[Shard] = []
         worker = ShardWorker(order, on_progress=lambda counters: on_work(counters, under_way))
-        for shard in shards:
-            under_way[:] = [shard]
-            yield self._try(worker, shard, order.config.executor.max_attempts)
+        with closing(worker):
+            for shard in shards:
+                under_way[:] = [shard]
+                yield self._try(worker, shard, order.config.executor.max_attempts)
 
     def _try(self, worker: ShardWorker, shard: Shard, max_attempts: int) -> dict[str, Any] | ShardFailure:
         for attempt in range(1, max_attempts + 1):

@@ -125,7 +125,7 @@ def test_rows_and_rejects_account_for_every_video(awkward: JobConfig) -> None:
     assert with_rows == {("0.tar", "good"), ("0.tar", "last"), ("2-truncated.tar", "a"), ("4.tar", "c")}
     assert sorted(rejected) == [
         ("0.tar", "cut", "unreadable"),
-        ("0.tar", "picture", "no_video"),
+        ("0.tar", "picture", "unreadable"),
         ("0.tar", "text", "no_video"),
         ("0.tar", "unreadable[/x]", "unreadable"),
         ("0.tar", "zero", "unreadable"),
@@ -165,8 +165,8 @@ def test_inspect(vidtok: Cli, awkward: JobConfig) -> None:
     table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.out.splitlines() if "│" in line]
     rejects = {row[1]: row for row in table if len(row) == 5}
     assert {error: int(row[0]) for error, row in rejects.items()} == {
-        "unreadable": 3,
-        "no_video": 2,
+        "unreadable": 4,
+        "no_video": 1,
         "empty": 2,
         "truncated": 1,
     }

@@ -1,5 +1,8 @@
 """Windows: which frames stand in which clip."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,9 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.clips import cut_clips, cut_video
 from pipeline.config import ClipsConfig
-from pipeline.decode import DecodedFrame
 from pipeline.errors import SampleError
-from pipeline.records import Clip, Position, Reject, SourceInfo, Video, VideoEnd, VideoRef
+from pipeline.records import Clip, DecodedFrame, Position, Reject, SourceInfo, Video, VideoEnd, VideoRef
 
 REF = VideoRef(shard_id="s", source_shard="s.tar", key="k", occurrence=0, size_bytes=1)
 SOURCE = SourceInfo(width=4, height=4, fps=10.0, codec="h264")
@@ -31,7 +33,7 @@ def frames(count: int) -> list[DecodedFrame]:
 def windows(count: int, **clips: object) -> list[list[int]]:
     """The numbers of the real frames of each clip."""
     config = ClipsConfig.model_validate(clips)
-    cut = list(cut_video(frames(count), REF, clip_frames=4, clips=config))
+    cut = list(cut_video(frames(count), REF, clip_frames=4, clips=config, takes_stills=True))
     for number, clip in enumerate(cut):
         assert clip.clip_index == number and clip.frames_THWC.shape == (4, 2, 2, 3)
     return [list(clip.frames_THWC[: 4 - clip.num_padded_frames, 0, 0, 0]) for clip in cut]
@@ -65,7 +67,7 @@ def test_padding_loses_no_frame_and_starts_on_the_stride(count: int, stride: int
 
 
 def test_padding_repeats_the_last_frame_and_its_time() -> None:
-    (clip,) = cut_video(frames(2), REF, clip_frames=4, clips=ClipsConfig())
+    (clip,) = cut_video(frames(2), REF, clip_frames=4, clips=ClipsConfig(), takes_stills=True)
     assert clip.frames_THWC[:, 0, 0, 0].tolist() == [0, 1, 1, 1]
     assert clip.frame_seconds.tolist() == [0.0, 0.1, 0.1, 0.1]
     assert (clip.num_padded_frames, clip.duration_seconds) == (2, pytest.approx(0.2))
@@ -89,8 +91,45 @@ def test_a_failing_video_ends_with_its_reason_and_the_next_goes_on() -> None:
         Video(ref=REF, data=b"good", end=position),
         Video(ref=REF, data=b"", reject=Reject(stage="read", error="no_video", message="m"), end=position),
     ]
-    items = list(cut_clips(videos, decode, clip_frames=4, clips=ClipsConfig()))  # type: ignore[arg-type]
-    kinds = ["clip" if isinstance(item, Clip) else item.reject.error if item.reject else "end" for item in items]
+    kinds, ends = cut_all(videos, decode)
     assert kinds == ["clip", "unreadable", "clip", "clip", "end", "no_video"]
-    ends = [item for item in items if isinstance(item, VideoEnd)]
     assert [end.end for end in ends] == [None, position, position]
+
+
+def cut_all(videos: list[Video], decode: Any, **clips: Any) -> tuple[list[str], list[VideoEnd]]:
+    pairs = ((video, decode(video)) for video in videos)
+    items = list(cut_clips(pairs, clip_frames=4, clips=ClipsConfig(**clips), takes_stills=True))
+    kinds = ["clip" if isinstance(item, Clip) else item.reject.error if item.reject else "end" for item in items]
+    return kinds, [item for item in items if isinstance(item, VideoEnd)]
+
+
+@pytest.mark.parametrize(
+    ("frames_before", "error", "kinds", "flags"),
+    [
+        (5, "unreadable", ["clip", "clip", "end"], ("partly_corrupt",)),
+        (5, "timeout", ["clip", "clip", "end"], ("partly_corrupt",)),
+        (0, "unreadable", ["unreadable"], ()),
+        (5, "limit", ["clip", "limit"], ()),  # the whole video is not wanted
+    ],
+)
+def test_what_came_before_the_damage_may_be_kept(
+    frames_before: int, error: str, kinds: list[str], flags: tuple[str, ...]
+) -> None:
+    def decode(_: Video) -> Any:
+        yield from frames(frames_before)
+        raise SampleError("decode", error, "broken", attempts=2)
+
+    videos = [Video(ref=REF, data=b"", end=None)]
+    found, (end,) = cut_all(videos, decode, damaged="keep_until_error")
+    assert found == kinds and end.flags == flags
+    assert end.reject is None or end.reject.attempts == 2
+
+
+def test_a_still_is_a_clip_of_one_frame_where_the_model_takes_one() -> None:
+    (frame,) = frames(1)
+    still = [dataclasses.replace(frame, flags=("still",))]
+    (clip,) = cut_video(still, REF, clip_frames=4, clips=ClipsConfig(), takes_stills=True)
+    assert clip.frames_THWC.shape[0] == 1 and clip.num_padded_frames == 0 and clip.flags == ("still",)
+    with pytest.raises(SampleError, match="a still picture") as caught:
+        list(cut_video(still, REF, clip_frames=4, clips=ClipsConfig(), takes_stills=False))
+    assert caught.value.error == "no_video"

@@ -31,15 +31,14 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 @pytest.fixture
 def mended(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first shard's rejected video can be read now; the second one's cannot."""
-    real = pipeline.flow.decode_video
+    real = pipeline.flow.read_some
     good = make_video(gradient_frames(20))
 
-    def decode(video: Any, clips: Any, *, threads: int) -> Any:
-        if video.ref.source_shard == "0.tar" and video.ref.key == "bad":
-            video = dataclasses.replace(video, data=good)
-        return real(video, clips, threads=threads)
+    def read(*arguments: Any, **options: Any) -> Any:
+        for video in real(*arguments, **options):
+            yield dataclasses.replace(video, data=good) if video.ref.source_shard == "0.tar" else video
 
-    monkeypatch.setattr(pipeline.flow, "decode_video", decode)
+    monkeypatch.setattr(pipeline.flow, "read_some", read)
 
 
 def silent(_: object) -> None:

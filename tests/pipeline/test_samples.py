@@ -22,10 +22,10 @@ def shard_of(path: Path) -> Shard:
     return Shard(shard_id=path.stem, path=path.name, size_bytes=path.stat().st_size, etag=None)
 
 
-def read(path: Path, start: Position | None = None, seen: dict[str, int] | None = None) -> list[Video]:
+def read(path: Path, start: Position | None = None, seen: dict[str, int] | None = None, **options: int) -> list[Video]:
     if start is None:
         start = START if path.name.endswith(".tar") else Position(sample=0, offset=None)
-    return list(read_shard(open_store(str(path.parent)), shard_of(path), start=start, seen=seen))
+    return list(read_shard(open_store(str(path.parent)), shard_of(path), start=start, seen=seen, **options))
 
 
 def summary(videos: list[Video]) -> list[tuple[str, int, str | None]]:
@@ -116,8 +116,27 @@ def test_joined_tars_are_read_to_the_end(tmp_path: Path) -> None:
 def test_the_member_that_may_be_the_video_is_tried_not_its_thumbnail(tmp_path: Path) -> None:
     members = [("1.jpg", BINARY), ("1.unknown", b"\x00video"), ("2.jpg", BINARY), ("3.npy", BINARY), ("3.vob", BINARY)]
     videos = read(pack_tar(tmp_path / "a.tar", members))
-    assert summary(videos) == [("1", 0, None), ("2", 0, "no_video"), ("3", 0, None)]
-    assert videos[0].data == b"\x00video"
+    assert summary(videos) == [("1", 0, None), ("2", 0, None), ("3", 0, None)]
+    assert videos[0].data == b"\x00video", "the thumbnail beside it is none"
+    assert videos[1].data == BINARY, "a picture alone is a still"
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_member_that_is_too_large_is_not_read(tmp_path: Path, mode: str) -> None:
+    members = [("1.mp4", b"\0" * 5000), ("1.txt", "one"), ("2.mp4", BINARY), ("3.mp4", b"\0" * 5000)]
+    path = pack_tar(tmp_path / ("a.tar" if mode == "w" else "a.tar.gz"), members, mode)
+    videos = read(path, max_bytes=4999)
+    assert summary(videos) == [("1", 0, "limit"), ("2", 0, None), ("3", 0, "limit")]
+    assert (
+        videos[0].reject
+        and videos[0].reject.message == "5,000 bytes, at most 4,999 are allowed"
+        and videos[0].data == b""
+    )
+    assert videos[0].ref.size_bytes == 5000 and videos[0].ref.text == {"txt": "one"}
+    assert summary(read(path, max_bytes=5000)) == [("1", 0, None), ("2", 0, None), ("3", 0, None)]
+    if mode == "w":  # cut off within the last one
+        path.write_bytes(path.read_bytes()[: 512 * 20])
+        assert summary(read(path, max_bytes=4999)) == [("1", 0, "limit"), ("2", 0, None), ("3", 0, "truncated")]
 
 
 def test_each_video_of_a_sample_has_its_own_text(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import pipeline.flow
-from pipeline.decode import DecodedFrame
 from pipeline.encode import EncodedClip
 from pipeline.errors import CommitConflict, SampleError, ShardError, StorageError
 from pipeline.flow import Work, tokenize_shard
 from pipeline.parts import describe_part
-from pipeline.records import Clip, Part, Position, Shard, Video
+from pipeline.records import Clip, DecodedFrame, Part, Position, Shard, Video
 from pipeline.rows import build_rows, row_schema
 from pipeline.shard_log import ShardLog, commit_path
 from pipeline.shards import list_shards
@@ -200,13 +198,20 @@ class Died(Exception):
     """This attempt's worker."""
 
 
-def decoder(rejected: frozenset[int]) -> Callable[..., Iterator[DecodedFrame]]:
+class Decoder:
     """Gives each video as many frames as it has bytes, but for the rejected ones, which break off in the middle."""
 
-    def decode(video: Video, *_: Any, **__: Any) -> Iterator[DecodedFrame]:
+    def __init__(self, rejected: frozenset[int]) -> None:
+        self._rejected = rejected
+
+    def decode(self, videos: Iterable[Video], _: object) -> Iterator[tuple[Video, Iterator[DecodedFrame]]]:
+        for video in videos:
+            yield video, self._frames(video)
+
+    def _frames(self, video: Video) -> Iterator[DecodedFrame]:
         number = video.data[0]
         for frame in range(len(video.data)):
-            if number in rejected and frame == 3:
+            if number in self._rejected and frame == 3:
                 raise SampleError("decode", "timeout", f"{video.ref.key} took too long")
             yield DecodedFrame(
                 pixels_HWC=np.full((8, 8, 3), number, np.uint8),
@@ -215,8 +220,6 @@ def decoder(rejected: frozenset[int]) -> Callable[..., Iterator[DecodedFrame]]:
                 source=SOURCE,
                 flags=(),
             )
-
-    return decode
 
 
 def encoder(clips: list[Clip]) -> list[EncodedClip]:
@@ -256,13 +259,12 @@ class Attempts:
             tokenizer_config=config.model.tokenizer_config(),
             input=open_store(str(self._source)),
             output=Wrapped(self.store, **methods),  # type: ignore[arg-type]
+            decoder=Decoder(rejected),
             encoder=encoder,  # type: ignore[arg-type]
             schema=SCHEMA,
             provenance=PROVENANCE,
         )
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipeline.flow, "decode_video", decoder(rejected))
-            return tokenize_shard(self.shard, work, attempt_id=f"{self._count:032x}")
+        return tokenize_shard(self.shard, work, attempt_id=f"{self._count:032x}")
 
     def dies_after(self, puts: int) -> Callable[[str, bytes], bool]:
         """A put_if_absent that kills its attempt when it has put so many objects."""

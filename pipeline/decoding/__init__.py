@@ -1,0 +1,1 @@
+"""From the bytes of a video to sampled, upright, RGB frames, in child processes that may hang or die."""

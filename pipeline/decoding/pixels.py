@@ -1,0 +1,149 @@
+"""From a decoded frame to what is kept of it: upright, square pixels, RGB, resized and cropped."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import cast
+
+import av
+import av.error
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+from PIL import Image
+
+from pipeline.decoding.container import said
+from pipeline.decoding.hdr import TRANSFERS, tone_mapped
+from pipeline.decoding.options import DecodeOptions
+from pipeline.errors import SampleError
+
+__all__ = ["Geometry", "fit", "frame_pixels", "over_black", "turned_matrix"]
+
+Pixels = npt.NDArray[np.uint8]
+
+# ITU-T H.273: matrix coefficients that are named, and those to assume for frames of which nothing is said.
+_UNSPECIFIED, _BT709, _BT601 = 2, 1, 5
+# As players do: what is larger than standard definition is high definition.
+_SD_WIDTH, _SD_HEIGHT = 1024, 576
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """How a video's pixels are shown.
+
+    Attributes:
+        aspect: width of one stored pixel divided by its height.
+        turn: a 2x2 matrix of 0, 1 and -1: stored axes (x right, y down) to shown ones.
+    """
+
+    aspect: Fraction = Fraction(1)
+    turn: tuple[int, int, int, int] = (1, 0, 0, 1)
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether what is stored across is shown down."""
+        return self.turn[0] == 0
+
+
+def turned_matrix(data: bytes) -> tuple[int, int, int, int]:
+    """The nearest turn or flip to a display matrix as containers hold it (nine int32, the first five matter here)."""
+    a, b, _, c, d = (int(value) for value in np.frombuffer(data[:20], np.int32))
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return (-1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1)
+    return (0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0)
+
+
+def frame_pixels(frame: VideoFrame, options: DecodeOptions, geometry: Geometry) -> Pixels:
+    """RGB pixels (H, W, 3) of one frame as the job asks for them.
+
+    Raises:
+        SampleError: FFmpeg has no RGB form of it.
+    """
+    height, width = frame.height, frame.width
+    shown = (Fraction(height), width * geometry.aspect)
+    if geometry.is_transposed:
+        shown = shown[::-1]
+    pixels = fit(_rgb(frame), options, shown=shown, is_transposed=geometry.is_transposed)
+    return _turn(pixels, geometry.turn)
+
+
+def _rgb(frame: VideoFrame) -> Pixels:
+    if frame.colorspace == _UNSPECIFIED:
+        is_large = frame.width >= _SD_WIDTH or frame.height > _SD_HEIGHT
+        frame.colorspace = _BT709 if is_large else _BT601
+    try:
+        if frame.color_trc in TRANSFERS:
+            return tone_mapped(cast("npt.NDArray[np.uint16]", frame.to_ndarray(format="rgb48le")), int(frame.color_trc))
+        if any(component.is_alpha for component in frame.format.components):
+            return over_black(cast(Pixels, frame.to_ndarray(format="rgba")))
+        return cast(Pixels, frame.to_ndarray(format="rgb24"))
+    except (av.error.FFmpegError, ValueError) as error:
+        raise SampleError(
+            "decode",
+            "unreadable",
+            f"a {frame.width}x{frame.height} {frame.format.name} frame has no RGB form: {said(error)}",
+        ) from None
+
+
+def over_black(pixels_HWC: Pixels) -> Pixels:
+    """RGBA over black: each colour times its alpha, rounded."""
+    colours, alpha = pixels_HWC[..., :3].astype(np.uint16), pixels_HWC[..., 3:].astype(np.uint16)
+    return ((colours * alpha + 127) // 255).astype(np.uint8)
+
+
+def fit(
+    pixels_HWC: Pixels,
+    options: DecodeOptions,
+    *,
+    shown: tuple[Fraction, Fraction] | None = None,
+    is_transposed: bool = False,
+) -> Pixels:
+    """Resizes (bilinear, antialiased) and crops or pads; only the part that is kept is computed.
+
+    With `center`, the shorter side becomes `size` and the larger one int(size * larger / shorter); the middle square
+    begins at round((larger - size) / 2), as in the published preprocessing. `keep` does the same, and crops both sides
+    to multiples of `factor`. With `pad`, the larger side becomes `size`, and the rest is black.
+
+    Args:
+        pixels_HWC: uint8 RGB, as stored.
+        options: `size`, `crop` and `factor`.
+        shown: height and width as shown; the stored ones where they are the same.
+        is_transposed: whether `shown` has the stored axes the other way round.
+    """
+    stored = pixels_HWC.shape[:2]
+    across = shown if shown is not None else (Fraction(stored[0]), Fraction(stored[1]))
+    if is_transposed:
+        across = across[::-1]
+    height, width = across
+    if options.crop == "pad":
+        longer = max(height, width)
+        inner = tuple(max(1, round(options.size * side / longer)) for side in across)
+        canvas = np.zeros((options.size, options.size, 3), np.uint8)
+        top, left = ((options.size - side) // 2 for side in inner)
+        canvas[top : top + inner[0], left : left + inner[1]] = _resized(pixels_HWC, inner, (0, 0), inner)
+        return canvas
+    shorter = min(height, width)
+    scaled = tuple(options.size if side == shorter else int(options.size * side / shorter) for side in across)
+    kept = (options.size, options.size)
+    if options.crop == "keep":
+        kept = tuple(side // options.factor * options.factor for side in scaled)  # type: ignore[assignment]
+    begin = tuple(round((whole - part) / 2) for whole, part in zip(scaled, kept, strict=True))
+    return _resized(pixels_HWC, scaled, begin, kept)
+
+
+def _resized(pixels_HWC: Pixels, scaled: tuple[int, ...], begin: tuple[int, ...], kept: tuple[int, ...]) -> Pixels:
+    """The part of `kept` pixels from `begin` on of the image resized to `scaled`."""
+    if scaled == pixels_HWC.shape[:2]:
+        return np.ascontiguousarray(pixels_HWC[begin[0] : begin[0] + kept[0], begin[1] : begin[1] + kept[1]])
+    down, across = (stored / whole for stored, whole in zip(pixels_HWC.shape[:2], scaled, strict=True))
+    box = (begin[1] * across, begin[0] * down, (begin[1] + kept[1]) * across, (begin[0] + kept[0]) * down)
+    image = Image.fromarray(pixels_HWC).resize((kept[1], kept[0]), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(image)
+
+
+def _turn(pixels_HWC: Pixels, turn: tuple[int, int, int, int]) -> Pixels:
+    """Shown x = a * stored x + c * stored y; shown y = b * stored x + d * stored y."""
+    a, b, c, d = turn
+    if b or c:
+        pixels_HWC = pixels_HWC.transpose(1, 0, 2)
+    flip_down, flip_across = (b or d) < 0, (a or c) < 0
+    return pixels_HWC[:: -1 if flip_down else 1, :: -1 if flip_across else 1]

@@ -1,0 +1,206 @@
+"""The decoders of one worker: child processes that decode the next videos, each of which may hang or die.
+
+A decoder that hangs, dies or takes too much memory costs its own video alone: it is tried once more, in a decoder of
+its own, and then rejected as `timeout`, `crash` or `memory`. Frames come back in windows of memory that the worker
+owns; a decoder whose windows are full waits, so a long video never stands in memory whole.
+"""
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.decoding.decoder import Decoder, DecoderLost, Decoders
+from pipeline.decoding.options import DecodeOptions
+from pipeline.decoding.wire import Slab
+from pipeline.errors import SampleError
+from pipeline.records import DecodedFrame, SourceInfo, Video
+
+__all__ = ["DecoderLimits", "DecoderPool"]
+
+_ATTEMPTS = 2
+_TICK_SECONDS = 0.2
+# Of one window, and how many each decoder has: one is read while another is filled.
+_WINDOW_BYTES, _WINDOWS = 8 * 2**20, 3
+_FRAMES_AT_MOST = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderLimits:
+    """What a decoder may take.
+
+    Attributes:
+        memory_bytes: of memory.
+        stall_seconds: without reading a byte or giving a frame.
+        base_seconds: for any video, and
+        seconds_per_second: as much more for each second of its duration.
+    """
+
+    memory_bytes: int = 2 * 2**30
+    stall_seconds: float = 60.0
+    base_seconds: float = 120.0
+    seconds_per_second: float = 20.0
+
+
+class DecoderPool:
+    """Decodes videos in order, some at a time."""
+
+    def __init__(self, num_decoders: int, limits: DecoderLimits) -> None:
+        """Starts nothing yet.
+
+        Args:
+            num_decoders: videos under way at a time, each in a process of its own.
+            limits: of each.
+        """
+        self._num_decoders = num_decoders
+        self._limits = limits
+        self._decoders = Decoders(limits.memory_bytes)
+
+    def decode(self, videos: Iterable[Video], options: DecodeOptions) -> Iterator[tuple[Video, Iterator[DecodedFrame]]]:
+        """Yields each video, in order, without its bytes, and its frames; videos with a reject have none.
+
+        The frames' iterator raises SampleError where the video cannot be decoded. It is done with when the next video
+        is asked for.
+        """
+        tasks: deque[_Task] = deque()
+        source = iter(videos)
+        try:
+            while True:
+                while len(tasks) < self._num_decoders and (video := next(source, None)) is not None:
+                    tasks.append(_Task(video, options, self._decoders, self._limits))
+                    tasks[-1].begin()
+                if not tasks:
+                    return
+                head = tasks[0]
+                yield head.video, self._frames(head, tasks)
+                tasks.popleft().end()
+        finally:
+            for task in tasks:
+                task.end()
+
+    def _frames(self, task: "_Task", tasks: Iterable["_Task"]) -> Iterator[DecodedFrame]:
+        if task.is_empty:
+            raise SampleError("probe", "unreadable", "the video has 0 bytes")
+        while not task.is_done:
+            for other in tasks:
+                other.watch()
+            yield from task.frames(_TICK_SECONDS)
+
+    def close(self) -> None:
+        """Ends all decoders."""
+        self._decoders.close()
+
+
+class _Task:
+    """One video and the decoder that it is in."""
+
+    def __init__(self, video: Video, options: DecodeOptions, decoders: Decoders, limits: DecoderLimits) -> None:
+        self.is_empty = not video.data and video.reject is None
+        self.is_done = video.reject is not None or self.is_empty
+        self._size_bytes = len(video.data)
+        self._memory: Slab | None = None
+        if not self.is_done:
+            # Once: from here on the decoder reads it, and a second one if need be.
+            self._memory = Slab(self._size_bytes)
+            self._memory.memory[:] = video.data
+        self.video = dataclasses.replace(video, data=b"")
+        self._options = dataclasses.asdict(options)
+        self._decoders = decoders
+        self._limits = limits
+        self._decoder: Decoder | None = None
+        self._attempt = 0
+        self._given = 0  # frames that the worker has
+        self._duration = 0.0
+        self._source: SourceInfo | None = None
+        self._shape: tuple[int, ...] = ()
+
+    def begin(self) -> None:
+        """Sends the video to a decoder, if there is anything to send."""
+        if self._memory is None:
+            return
+        self._attempt += 1
+        self._skip = self._given
+        self._decoder = self._decoders.take(fresh=self._attempt > 1)
+        self._began = time.monotonic()
+        self._decoder.begin({"options": self._options, "size_bytes": self._size_bytes}, self._memory.fd)
+
+    def watch(self) -> None:
+        """Ends a decoder that hangs, or takes too much."""
+        decoder = self._decoder
+        if decoder is None or decoder.fault is not None:
+            return
+        limits = self._limits
+        if decoder.status.silent_seconds > limits.stall_seconds:
+            decoder.kill("timeout", f"no byte was read and no frame came for {limits.stall_seconds:g} s")
+        budget = limits.base_seconds + limits.seconds_per_second * self._duration
+        if time.monotonic() - self._began - decoder.status.blocked_seconds > budget:
+            decoder.kill("timeout", f"it took more than {budget:,.0f} s for {self._duration:,.1f} s of video")
+        if (taken := decoder.memory_bytes()) > limits.memory_bytes:
+            decoder.kill("memory", f"it took {taken:,} bytes, {limits.memory_bytes:,} are allowed")
+
+    def frames(self, timeout: float) -> Iterator[DecodedFrame]:
+        """The frames of the next message, if one comes in time."""
+        assert self._decoder is not None, "begin() took one"
+        try:
+            message = self._decoder.message(timeout)
+            if message is None:
+                return
+            yield from self._take(message)
+        except DecoderLost as lost:
+            self._decoder = None
+            if self._attempt == _ATTEMPTS:
+                self.is_done = True
+                raise SampleError("decode", lost.kind, f"twice: {lost}", attempts=_ATTEMPTS) from None
+            self.begin()
+
+    def _take(self, message: dict[str, Any]) -> Iterator[DecodedFrame]:
+        decoder = self._decoder
+        assert decoder is not None, "a message came from it"
+        if "duration" in message:
+            self._duration = message["duration"] or 0.0
+        elif "shape" in message:
+            self._source, self._shape = SourceInfo(**message["source"]), tuple(message["shape"])
+            frame_bytes = int(np.prod(self._shape))
+            count = max(1, min(_FRAMES_AT_MOST, _WINDOW_BYTES // frame_bytes))
+            self._window_shape = (count, *self._shape)
+            decoder.send_windows(_WINDOWS, count, frame_bytes)
+        elif "window" in message:
+            pixels = decoder.window(message["window"], self._window_shape)[: len(message["frames"])].copy()
+            decoder.release()
+            # A second attempt gives again what the first one gave.
+            for (seconds, duration, flags), frame in zip(message["frames"], pixels, strict=True):
+                if self._skip:
+                    self._skip -= 1
+                    continue
+                self._given += 1
+                assert self._source is not None, "it came before the first window"
+                yield DecodedFrame(
+                    pixels_HWC=frame,
+                    seconds=seconds,
+                    duration_seconds=duration,
+                    source=self._source,
+                    flags=tuple(flags),
+                )
+        else:
+            self.is_done = True
+            self._decoders.give_back(decoder)
+            self._decoder = None
+            reject = message["end"]
+            if reject is not None and reject[1] == "memory" and self._attempt < _ATTEMPTS:
+                self.is_done = False
+                self.begin()
+            elif reject is not None:
+                raise SampleError(*reject, attempts=self._attempt)
+
+    def end(self) -> None:
+        """Gives up whatever is not done."""
+        if self._decoder is not None:
+            self._decoder.discard()
+            self._decoder = None
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None

@@ -1,0 +1,57 @@
+"""Pictures, still and animated, by Pillow: what FFmpeg does not read (animated WebP), or reads without their times."""
+
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipeline.decoding.container import check_size, check_source
+from pipeline.decoding.options import DecodeOptions
+from pipeline.decoding.pixels import Pixels, over_black
+from pipeline.errors import SampleError
+from pipeline.records import SourceInfo
+
+__all__ = ["is_picture", "picture_frames"]
+
+_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\x00", b"MM\x00*")
+# What viewers make of a frame that says 0: they show it for a tenth of a second.
+_UNSAID_SECONDS = 0.1
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+
+
+def is_picture(beginning: bytes) -> bool:
+    """Whether a file begins as a picture does (twelve bytes suffice)."""
+    return beginning.startswith(_BEGINNINGS) or (beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP")
+
+
+def picture_frames(file: IO[bytes], options: DecodeOptions) -> Iterator[tuple[float, float, SourceInfo, Pixels]]:
+    """Each frame's time, its duration, what the file says, and its pixels over black; a still has one, of duration 0.
+
+    Raises:
+        SampleError: `unreadable`, `limit` or `filtered`.
+    """
+    Image.MAX_IMAGE_PIXELS = None  # the limit below is the job's
+    seconds, stage = 0.0, "probe"
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
+            check_size(*image.size, options)
+            count = getattr(image, "n_frames", 1)
+            if count > options.max_frames:
+                raise SampleError("probe", "limit", f"{count:,} frames, at most {options.max_frames:,} are allowed")
+            for number in range(count):
+                image.seek(number)
+                image.load()
+                stage = "decode"
+                duration = 0.0 if count == 1 else image.info.get("duration", 0) / 1000 or _UNSAID_SECONDS
+                if number == 0:
+                    fps = 1 / duration if duration else 0.0
+                    source = SourceInfo(
+                        width=image.width, height=image.height, fps=fps, codec=str(image.format).lower()
+                    )
+                    check_source(source, None, options)
+                upright = ImageOps.exif_transpose(image) if count == 1 else image
+                yield seconds, duration, source, over_black(np.asarray(upright.convert("RGBA")))
+                seconds += duration
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise SampleError(stage, "unreadable", f"a picture that cannot be read: {error}") from None

@@ -1,0 +1,282 @@
+"""A decoder that hangs, crashes or takes too much costs its own video alone, and none outlives its worker."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.decoding.here import DecoderHere
+from pipeline.decoding.options import DecodeOptions
+from pipeline.decoding.pool import DecoderLimits, DecoderPool
+from pipeline.errors import SampleError
+from pipeline.records import DecodedFrame, Reject, Video, VideoRef
+from tests.media import gradient_frames, make_video
+from tests.support import ROOT
+
+GOOD = make_video(gradient_frames(20))
+OPTIONS = DecodeOptions(size=32)
+LIMITS = DecoderLimits(memory_bytes=400 * 2**20, stall_seconds=2)
+# Loaded by the decoders' Python as it starts, and no part of the package: what a video may do to FFmpeg.
+HOOK = """
+import ctypes, os, signal, time
+import pipeline.decoding.child as child
+real = child.decode_frames
+
+def decode_frames(file, size_bytes, options, **callbacks):
+    word = file.read(20)
+    file.seek(0)
+    if not word.startswith(b"hook:"):
+        yield from real(file, size_bytes, options, **callbacks)
+        return
+    what = word.split(b":")[1].decode()
+    if what == "segfault":
+        ctypes.string_at(0)
+    if what == "exit":
+        os._exit(3)
+    if what == "hang":
+        time.sleep(10_000)
+    if what == "spin":
+        while True:
+            pass
+    if what == "allocate":
+        kept = []
+        while True:
+            kept.append(b"x" * 2**24)
+            callbacks["on_progress"]()
+    if what == "malloc":
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+        while True:
+            pointer = libc.malloc(2**24)
+            if not pointer:
+                os.abort()
+            ctypes.memset(pointer, 1, 2**24)
+    if what == "once":
+        path = os.environ["HOOK_FOLDER"] + "/once"
+        if not os.path.exists(path):
+            open(path, "w").close()
+            for number, frame in enumerate(real(open(os.environ["HOOK_FOLDER"] + "/good.mp4", "rb"), 0, options)):
+                if number == 15:
+                    time.sleep(0.2)  # for what was sent to arrive
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield frame
+        yield from real(open(os.environ["HOOK_FOLDER"] + "/good.mp4", "rb"), 0, options)
+
+child.decode_frames = decode_frames
+"""
+
+
+def video(data: bytes, key: str = "k", reject: Reject | None = None) -> Video:
+    ref = VideoRef(shard_id="s", source_shard="s.tar", key=key, occurrence=0, size_bytes=len(data))
+    return Video(ref=ref, data=data, end=None, reject=reject)
+
+
+@pytest.fixture
+def hooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HOOK)
+    (tmp_path / "good.mp4").write_bytes(GOOD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("HOOK_FOLDER", str(tmp_path))
+
+
+@pytest.fixture
+def pool() -> Iterator[DecoderPool]:
+    with closing(DecoderPool(2, LIMITS)) as pool:
+        yield pool
+
+
+def outcomes(pool: Any, videos: list[Video]) -> list[Any]:
+    """Of each video, its frames, or the error's class and message."""
+    found: list[Any] = []
+    for _, frames in pool.decode(videos, OPTIONS):
+        try:
+            found.append(list(frames))
+        except SampleError as error:
+            found.append((error.error, error.attempts, error.message))
+    return found
+
+
+def same(left: list[DecodedFrame], right: list[DecodedFrame]) -> bool:
+    return len(left) == len(right) and all(
+        (a.seconds, a.duration_seconds, a.source, a.flags) == (b.seconds, b.duration_seconds, b.source, b.flags)
+        and np.array_equal(a.pixels_HWC, b.pixels_HWC)
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def test_frames_come_back_as_they_are_decoded_here(pool: DecoderPool) -> None:
+    videos = [
+        video(GOOD),
+        video(b"no video"),
+        video(b""),
+        video(b"", reject=Reject(stage="read", error="limit", message="m")),
+        video(make_video(gradient_frames(300, 90, 70))),  # several windows
+        video(GOOD),
+    ]
+    here, there = outcomes(DecoderHere(), videos), outcomes(pool, videos)
+    for ours, theirs in zip(here, there, strict=True):
+        if isinstance(ours, tuple):
+            assert ours[:2] == theirs[:2]
+        else:
+            assert same(ours, theirs)
+    assert [len(item) for item in there if isinstance(item, list)] == [20, 0, 300, 20]
+
+
+@pytest.mark.usefixtures("hooked")
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        ("segfault", "crash", "twice: the decoder was killed by SIGSEGV"),
+        ("exit", "crash", "twice: the decoder ended with exit code 3"),
+        ("hang", "timeout", "twice: no byte was read and no frame came for 2 s"),
+        ("spin", "timeout", "twice: no byte was read and no frame came for 2 s"),
+        ("allocate", "memory", "a decoder may take 419,430,400 bytes, and more were wanted"),
+        ("malloc", "crash", "twice: the decoder was killed by SIGABRT"),
+    ],
+)
+def test_a_decoder_that_goes_wrong_costs_its_own_video(pool: DecoderPool, what: str, error: str, message: str) -> None:
+    videos = [video(GOOD), video(f"hook:{what}:".encode()), video(GOOD), video(GOOD)]
+    before, (found, attempts, said), *after = outcomes(pool, videos)
+    assert (found, attempts) == (error, 2) and said.startswith(message)
+    assert len(before) == 20 and all(same(frames, before) for frames in after)
+
+
+@pytest.mark.usefixtures("hooked")
+def test_memory_that_is_resident_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel's limit does not hold."""
+    monkeypatch.setattr("pipeline.decoding.decoder.Decoder.memory_bytes", lambda decoder: 10**9 * (decoder.videos > 1))
+    with closing(DecoderPool(1, LIMITS)) as pool:
+        first, (error, attempts, said) = outcomes(pool, [video(GOOD), video(b"hook:hang:")])
+    assert len(first) == 20
+    # The second attempt is the first video of its decoder, so it is the clock that ends it.
+    assert (error, attempts) == ("timeout", 2), said
+
+
+@pytest.mark.usefixtures("hooked")
+def test_a_second_attempt_goes_on_where_the_first_one_died(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.decoding.pool._FRAMES_AT_MOST", 4)
+    here, there = outcomes(DecoderHere(), [video(GOOD)]), outcomes(pool, [video(b"hook:once:")])
+    assert same(here[0], there[0]), "each frame once"
+
+
+def test_a_decoder_that_is_killed_from_outside_costs_an_attempt(pool: DecoderPool) -> None:
+    for _, frames in pool.decode([video(make_video(gradient_frames(400)))], OPTIONS):
+        first = next(frames)
+        for pid in children_of(children_of(os.getpid(), "forkserver")[0]):
+            os.kill(pid, signal.SIGKILL)
+        rest = list(frames)
+    assert len(rest) == 399 and first.seconds == 0 and rest[-1].seconds == pytest.approx(39.9)
+
+
+def test_a_fork_server_that_is_killed_costs_an_attempt(pool: DecoderPool) -> None:
+    found = []
+    for number, (_, frames) in enumerate(pool.decode([video(GOOD) for _ in range(6)], OPTIONS)):
+        if number in (1, 3):
+            (server,) = children_of(os.getpid(), "forkserver")
+            os.kill(server, signal.SIGKILL)
+        found.append(len(list(frames)))
+    assert found == [20] * 6
+
+
+def test_a_video_that_nobody_reads_to_its_end_is_given_up(pool: DecoderPool) -> None:
+    found = []
+    for number, (_, frames) in enumerate(pool.decode([video(make_video(gradient_frames(300)))] * 4, OPTIONS)):
+        found.append(len(list(frames)) if number % 2 else len([next(frames)]))
+    assert found == [1, 300, 1, 300]
+
+
+def children_of(pid: int, word: str = "") -> list[int]:
+    """The processes whose parent is `pid`, and whose command line holds a word."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if not folder.name.isdigit() or word.encode() not in (folder / "cmdline").read_bytes():
+                continue
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+WORKER = """
+import sys, time
+from pipeline.decoding.options import DecodeOptions
+from pipeline.decoding.pool import DecoderLimits, DecoderPool
+from tests.pipeline.test_decoders import video
+pool = DecoderPool(3, DecoderLimits())
+for _, frames in pool.decode([video(open(sys.argv[1], "rb").read())] * 3, DecodeOptions(size=32)):
+    next(frames)
+    print("ready", flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_decoders_die_with_their_worker(tmp_path: Path, stopped: bool) -> None:
+    """Killed, so that it can say goodbye to nobody."""
+    path = tmp_path / "v.mp4"
+    path.write_bytes(make_video(gradient_frames(600)))
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, path], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        (server,) = children_of(process.pid, "forkserver")
+        decoders = children_of(server)
+        assert len(decoders) == 3
+        if stopped:  # they hear of nothing: only the kernel can end them
+            for pid in decoders:
+                os.kill(pid, signal.SIGSTOP)
+        os.kill(process.pid, signal.SIGKILL)
+    ends = time.monotonic() + 20
+    while any(is_alive(pid) for pid in [server, *decoders]):
+        assert time.monotonic() < ends, [server, *decoders]
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_decoders_import_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, json, sys\nimport pipeline.decoding.forkserver\n"
+        f"json.dump(sorted(sys.modules), open({str(tmp_path / 'modules')!r}, 'w'))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with closing(DecoderPool(1, LIMITS)) as pool:
+        assert len(outcomes(pool, [video(GOOD)])[0]) == 20
+    modules = set(json.loads((tmp_path / "modules").read_text()))
+    assert "av" in modules
+    assert not {"torch", "ray", "pyarrow", "pydantic", "fsspec", "pandas"} & modules
+
+
+def test_nothing_is_left_behind(pool: DecoderPool) -> None:
+    """Neither open files nor mapped memory, however often a video is decoded or given up."""
+    outcomes(pool, [video(GOOD)] * 4)
+
+    def held() -> tuple[int, int]:
+        maps = Path("/proc/self/maps").read_text().count("memfd:vidtok")
+        return len(os.listdir("/proc/self/fd")), maps
+
+    before = held()
+    for _ in range(3):
+        outcomes(pool, [video(GOOD), video(b"no video")] * 5)
+        for _, frames in pool.decode([video(GOOD)] * 3, OPTIONS):
+            next(frames)
+    outcomes(pool, [video(GOOD)] * 4)
+    assert held()[0] <= before[0] + 4 and held()[1] <= before[1] + 4
