@@ -28,7 +28,8 @@ RANDOM_CHECKPOINT = "random"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Defaults too: 60 and 60.0 must not be two plans.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class InputConfig(_Section):

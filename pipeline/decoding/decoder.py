@@ -55,6 +55,11 @@ class Decoder:
         except ProcessLookupError:
             self._pidfd = -1  # it is gone already, which its socket says too
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process runs."""
+        return self._pidfd >= 0 and not select.select([self._pidfd], [], [], 0)[0]
+
     def begin(self, request: dict[str, Any], fd: int) -> None:
         """Sends a video."""
         self.videos += 1
@@ -152,8 +157,11 @@ class Decoders:
 
     def take(self, *, fresh: bool) -> Decoder:
         """A free decoder; one that never decoded anything, where `fresh`."""
-        if self._free and not fresh:
-            return self._free.pop()
+        while self._free and not fresh:
+            decoder = self._free.pop()
+            if decoder.is_alive:
+                return decoder
+            decoder.discard()
         for _ in range(2):
             if self._server is None:
                 self._server = _ForkServer()

@@ -33,15 +33,15 @@ def deinterlaced(frames: Iterator[VideoFrame], stream: VideoStream, flags: dict[
             continue
         flags["deinterlaced"] = None
         if graph is not None and form != (frame.width, frame.height, frame.format.name):
-            yield from _drained(graph)
+            yield from _drained(graph, stream)
             graph = None
         if graph is None:
             form = (frame.width, frame.height, frame.format.name)
             graph = _graph(stream, frame)
         graph.push(frame)
-        yield from _ready(graph)
+        yield from _ready(graph, stream)
     if graph is not None:
-        yield from _drained(graph)
+        yield from _drained(graph, stream)
 
 
 def _graph(stream: VideoStream, frame: VideoFrame) -> Graph:
@@ -52,14 +52,19 @@ def _graph(stream: VideoStream, frame: VideoFrame) -> Graph:
     return graph
 
 
-def _ready(graph: Graph) -> Iterator[VideoFrame]:
+def _ready(graph: Graph, stream: VideoStream) -> Iterator[VideoFrame]:
     while True:
         try:
-            yield graph.vpull()
+            frame = graph.vpull()
         except (av.error.BlockingIOError, av.error.EOFError):
             return
+        if frame.pts is not None and frame.time_base and stream.time_base:
+            # The filter counts in fields.
+            frame.pts = round(frame.pts * frame.time_base / stream.time_base)
+            frame.time_base = stream.time_base
+        yield frame
 
 
-def _drained(graph: Graph) -> Iterator[VideoFrame]:
+def _drained(graph: Graph, stream: VideoStream) -> Iterator[VideoFrame]:
     graph.push(None)
-    yield from _ready(graph)
+    yield from _ready(graph, stream)

@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import IO, Any
 
 import av.error
+import av.logging
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -68,11 +69,13 @@ def decode_frames(
         packets, is_cut = _survey(container, stream)
     file.seek(0)
     with opened_video(file, size_bytes, options) as (container, stream):
-        yield from _Decoding(container, stream, source, rate, options, on_progress).frames(packets)
+        cut = SampleError("decode", "truncated", f"{len(packets)} packets are there of {stream.frames} in its index")
+        try:
+            yield from _Decoding(container, stream, source, rate, options, on_progress).frames(packets)
+        except SampleError as error:
+            raise cut if is_cut and error.error == "unreadable" else error from None
         if is_cut:
-            raise SampleError(
-                "decode", "truncated", f"{len(packets)} packets are there of {stream.frames} in its index"
-            )
+            raise cut
 
 
 def _picture(file: IO[bytes], options: DecodeOptions) -> Iterator[DecodedFrame]:
@@ -128,9 +131,22 @@ class _Decoding:
         self._on_progress = on_progress
         self._flags: dict[str, None] = {}  # in the order of their appearance
         self._came_out = 0
+        self._said: list[tuple[int, str, str]] = []  # FFmpeg's log
 
     def frames(self, packets: list[PacketTimes]) -> Iterator[DecodedFrame]:
         """Yields the frames to keep."""
+        if self._options.threads > 1:
+            # FFmpeg's threads would wait for Python's lock to write to the log, and may do so for ever.
+            yield from self._frames(packets)
+            return
+        av.logging.set_level(av.logging.ERROR)
+        try:
+            with av.logging.Capture(local=False) as self._said:
+                yield from self._frames(packets)
+        finally:
+            av.logging.set_level(None)
+
+    def _frames(self, packets: list[PacketTimes]) -> Iterator[DecodedFrame]:
         if _is_small(self._source, self._options):
             self._flags["upscaled"] = None
         base = self._stream.time_base or Fraction(1)
@@ -186,6 +202,8 @@ class _Decoding:
         number = 0
         try:
             for packet in self._container.demux(self._stream):
+                if packet.is_corrupt:
+                    self._flags["damaged_packets"] = None
                 if cares is not None and packet.size and number < len(cares):
                     care = cares[number]
                     number += 1
@@ -203,6 +221,9 @@ class _Decoding:
     def _check(self, frame: VideoFrame) -> None:
         self._on_progress()
         self._came_out += 1
+        # FFmpeg makes do with what it has, and says so in its log alone.
+        if any(level <= av.logging.ERROR and name == self._source.codec for level, name, _ in self._said):
+            self._flags["decoder_errors"] = None
         if self._came_out > self._options.max_frames:
             raise SampleError("decode", "limit", f"more than {self._options.max_frames:,} frames come out")
         if frame.is_corrupt:

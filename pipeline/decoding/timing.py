@@ -58,6 +58,7 @@ class Timeline:
         self._by_rank = iter(sorted(shown)) if is_whole and is_unordered and rises else None
         self._first: Fraction | None = None
         self._last: Fraction | None = None
+        self._last_dts: int | None = None
         self._shift = Fraction(0)
         self._shown = sorted(shown)
 
@@ -86,15 +87,15 @@ class Timeline:
                 self._first = absolute
             time = absolute - self._first + self._shift
         if self._last is not None and time <= self._last:
-            if self._last - time <= max(Fraction(1), 16 * self._gap):
+            if self._last_dts is None or dts is None or dts > self._last_dts:
                 # A frame shown after a later one.
                 self.flags["backward_times"] = None
                 return None
-            # The clock was set anew: another recording joined on.
+            # The clock of decoding was set back too: another recording was joined on.
             self.flags["joined_times"] = None
             self._shift += self._last + self._gap - time
             time = self._last + self._gap
-        self._last = time
+        self._last, self._last_dts = time, dts
         return time
 
 

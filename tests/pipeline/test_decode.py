@@ -88,7 +88,7 @@ def test_real_clips(shared_videos: object) -> None:
     # Its muxer wrote the times of decoding: none is lost, and each frame has the time of its place.
     assert [frame.seconds for frame in box][:4] == [0.0, 0.034, 0.067, 0.101] and len(box) == 455
     assert max(after.seconds - before.seconds for before, after in pairwise(box)) < 0.035
-    assert box[-1].flags == ("mended_times",)
+    assert box[-1].flags == ("decoder_errors", "mended_times")
     carphone = decode((shared_videos / "carphone_pristine.mp4").read_bytes(), fps=10, size=256)
     assert len(carphone) == 40 and carphone[0].flags == ("upscaled",)
 
