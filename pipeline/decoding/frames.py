@@ -6,13 +6,14 @@
 It runs in a decoder, a child process without torch; `executor.decoders: 0` runs it in the worker, to debug.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import IO, Any
 
 import av.error
 import av.logging
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -34,6 +35,8 @@ SAMPLER_VERSION = 2
 
 # Formats whose header lists every packet, so that one that is cut off is seen.
 _LISTING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2"}
+# Decoders that look anew at each packet whether frames that no other refers to are wanted.
+_SKIPPING_CODECS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"}
 
 
 def decode_frames(
@@ -199,24 +202,41 @@ class _Decoding:
     def _decoded(self, cares: list[Care] | None) -> Iterator[VideoFrame]:
         """What the decoder gives, each frame whole."""
         context = self._stream.codec_context
-        number = 0
         try:
-            for packet in self._container.demux(self._stream):
-                if packet.is_corrupt:
-                    self._flags["damaged_packets"] = None
-                if cares is not None and packet.size and number < len(cares):
-                    care = cares[number]
-                    number += 1
-                    if care is Care.DROP:
-                        continue
+            for packet, care, is_behind_a_gap in self._packets(cares):
+                if is_behind_a_gap and not context.codec.intra_only:
+                    # As after a seek: the decoder gives what it holds, and must not look for what it did not get.
+                    yield from self._checked(context.decode(None))
+                    context.flush_buffers()
+                if cares is not None and context.name in _SKIPPING_CODECS:
                     context.skip_frame = "NONREF" if care is Care.REFERENCE else "DEFAULT"
-                for frame in packet.decode():
-                    self._check(frame)
-                    yield frame
+                yield from self._checked(packet.decode())
         except av.error.FFmpegError as error:
             if isinstance(error, av.error.MemoryError):
                 raise
             raise SampleError("decode", "unreadable", f"decoding {context.name} fails: {said(error)}") from None
+
+    def _packets(self, cares: list[Care] | None) -> Iterator[tuple["Packet[VideoStream]", Care, bool]]:
+        """The packets to decode, what is done with each, and whether it is the key behind groups that were dropped."""
+        gap = False
+        number = 0
+        for packet in self._container.demux(self._stream):
+            care = Care.DECODE
+            if packet.is_corrupt:
+                self._flags["damaged_packets"] = None
+            if cares is not None and packet.size and number < len(cares):
+                care = cares[number]
+                number += 1
+            if care is Care.DROP:
+                gap = True
+            else:
+                yield packet, care, gap and packet.is_keyframe  # not behind dropped frames that are shown before a key
+                gap = False
+
+    def _checked(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+        for frame in frames:
+            self._check(frame)
+            yield frame
 
     def _check(self, frame: VideoFrame) -> None:
         self._on_progress()

@@ -171,7 +171,7 @@ def test_a_second_attempt_goes_on_where_the_first_one_died(pool: DecoderPool, mo
 def test_a_decoder_that_is_killed_from_outside_costs_an_attempt(pool: DecoderPool) -> None:
     for _, frames in pool.decode([video(make_video(gradient_frames(400)))], OPTIONS):
         first = next(frames)
-        for pid in children_of(children_of(os.getpid(), "forkserver")[0]):
+        for pid in children_of(children_of(os.getpid(), "pipeline.decoding.forkserver")[0]):
             os.kill(pid, signal.SIGKILL)
         rest = list(frames)
     assert len(rest) == 399 and first.seconds == 0 and rest[-1].seconds == pytest.approx(39.9)
@@ -181,7 +181,7 @@ def test_a_fork_server_that_is_killed_costs_an_attempt(pool: DecoderPool) -> Non
     found = []
     for number, (_, frames) in enumerate(pool.decode([video(GOOD) for _ in range(6)], OPTIONS)):
         if number in (1, 3):
-            (server,) = children_of(os.getpid(), "forkserver")
+            (server,) = children_of(os.getpid(), "pipeline.decoding.forkserver")
             os.kill(server, signal.SIGKILL)
         found.append(len(list(frames)))
     assert found == [20] * 6
@@ -232,7 +232,7 @@ def test_decoders_die_with_their_worker(tmp_path: Path, stopped: bool) -> None:
     )
     with process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        (server,) = children_of(process.pid, "forkserver")
+        (server,) = children_of(process.pid, "pipeline.decoding.forkserver")
         decoders = children_of(server)
         assert len(decoders) == 3
         if stopped:  # they hear of nothing: only the kernel can end them

@@ -527,7 +527,7 @@ def damaged(codec: str, container: str, pix_fmt: str, options: dict[str, str], a
 def test_a_video_that_is_damaged_says_so_after_what_came_before() -> None:
     data = damaged("libx264", "mp4", "yuv420p", {"g": "10"}, 0.5)
     frames, came = decode_frames(io.BytesIO(data), len(data), DecodeOptions(size=64)), 0
-    with pytest.raises(SampleError, match="decoding h264 fails|h264 gives is damaged") as caught:
+    with pytest.raises(SampleError, match=r"decoding h264 fails|h264 gives is damaged") as caught:
         for _ in frames:
             came += 1
     assert caught.value.error == "unreadable" and 10 <= came < 30
