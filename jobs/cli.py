@@ -22,6 +22,7 @@ from jobs.display import ProgressDisplay
 from pipeline.config import RANDOM_CHECKPOINT, JobConfig
 from pipeline.errors import ConfigError, ShardError, VidtokError
 from pipeline.job_file import load_job
+from pipeline.secrets import RedactingFormatter, redact
 
 __all__ = ["app", "main"]
 
@@ -190,7 +191,7 @@ def show_config(
     if schema == (job is not None):
         raise ConfigError("vidtok config takes either a job file or --schema")
     shown = load_job(job, assignments or []).model_dump(mode="json") if job else JobConfig.model_json_schema()
-    sys.stdout.write(json.dumps(shown, indent=2) + "\n")
+    sys.stdout.write(redact(json.dumps(shown, indent=2)) + "\n")
 
 
 @app.command()
@@ -230,8 +231,9 @@ def _log_to(console: Console, level: int) -> None:
     # Off a terminal a record is one line, not broken to the width of one.
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, rich_tracebacks=True)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+        handler = RichHandler(console=console, show_path=False)
+    handler.setFormatter(RedactingFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for package in ("pipeline", "vidtok_model", "jobs"):
         logging.getLogger(package).setLevel(level)
 

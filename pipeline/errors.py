@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from pipeline.secrets import redact
+
 __all__ = [
     "CommitConflict",
     "CommitStateUnknown",
@@ -15,7 +17,10 @@ __all__ = [
 
 
 class VidtokError(Exception):
-    """The base of every error that this project raises on purpose."""
+    """The base of every error that this project raises on purpose; what it says holds no secret."""
+
+    def __init__(self, *said: object) -> None:
+        super().__init__(*(redact(word) if isinstance(word, str) else word for word in said))
 
 
 class ConfigError(VidtokError):
@@ -26,7 +31,7 @@ class ConfigError(VidtokError):
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.problems = [redact(problem) for problem in ([problems] if isinstance(problems, str) else problems)]
         super().__init__(self.problems)
 
     def __str__(self) -> str:
@@ -47,7 +52,7 @@ class SampleError(VidtokError):
         self.attempts = attempts
         self.stage = stage
         self.error = error
-        self.message = message
+        self.message = redact(message)
         super().__init__(stage, error, message)
 
     def __str__(self) -> str:

@@ -1,7 +1,6 @@
 """Reading a job file: YAML and assignments to a checked JobConfig, with every problem in one error."""
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,9 +82,7 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    # What was found may be a URL with a password, in a place where none is looked for.
-    found = re.sub(r"(?<=://)[^@\s]*@", "", repr(problem["input"]))
-    return f"{key}: {message} (found {found})"
+    return f"{key}: {message} (found {problem['input']!r})"
 
 
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:

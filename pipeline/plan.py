@@ -15,8 +15,9 @@ from pipeline.errors import ConfigError
 from pipeline.inputs import read_inputs
 from pipeline.records import Shard
 from pipeline.rows import FORMAT_VERSION
+from pipeline.secrets import redact_url
 from pipeline.shards import input_root, list_shards, relative_patterns
-from pipeline.storage import Store, open_store, redact_url
+from pipeline.storage import Store, open_store
 from pipeline.weights import Weights, load_weights, locate_weights
 
 __all__ = ["Plan", "describe", "make_plan"]

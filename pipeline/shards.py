@@ -11,7 +11,8 @@ from braceexpand import braceexpand
 
 from pipeline.errors import ConfigError
 from pipeline.records import Shard
-from pipeline.storage import ObjectInfo, absolute_url, open_store, redact_url
+from pipeline.secrets import redact_url
+from pipeline.storage import ObjectInfo, absolute_url, open_store
 
 __all__ = ["TAR_SUFFIXES", "input_root", "list_shards", "relative_patterns"]
 

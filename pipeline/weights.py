@@ -12,7 +12,8 @@ import torch
 
 from pipeline.config import RANDOM_CHECKPOINT, ModelConfig
 from pipeline.errors import ConfigError
-from pipeline.storage import absolute_url, open_store, redact_url
+from pipeline.secrets import redact_url
+from pipeline.storage import absolute_url, open_store
 from vidtok_model import TokenizerConfig, VideoTokenizer, load_tokenizer, random_tokenizer
 
 __all__ = ["Weights", "load_weights", "locate_weights"]

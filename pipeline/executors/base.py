@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from pipeline.errors import CommitConflict, ConfigError, VidtokError
 from pipeline.progress import Counters
 from pipeline.records import Shard
+from pipeline.secrets import redact
 from pipeline.worker import WorkOrder
 
 __all__ = ["Executor", "OnWork", "ShardFailure", "failure_of", "is_retryable"]
@@ -53,7 +54,7 @@ class Executor(Protocol):
 
 def failure_of(shard: Shard, attempts: int, error: BaseException) -> ShardFailure:
     """Describes an error for a person; one of ours by its message, any other by its class too."""
-    said = str(error) if isinstance(error, VidtokError) else f"{type(error).__name__}: {error}"
+    said = str(error) if isinstance(error, VidtokError) else redact(f"{type(error).__name__}: {error}")
     return ShardFailure(shard_id=shard.shard_id, path=shard.path, attempts=attempts, error=said)
 
 

@@ -1,8 +1,7 @@
 """The one door to storage: local folders and object stores, through fsspec."""
 
-from pipeline.storage.faults import redact_url
 from pipeline.storage.listing import ObjectInfo
 from pipeline.storage.opening import absolute_url, check_conditional_put, open_store
 from pipeline.storage.store import Store
 
-__all__ = ["ObjectInfo", "Store", "absolute_url", "check_conditional_put", "open_store", "redact_url"]
+__all__ = ["ObjectInfo", "Store", "absolute_url", "check_conditional_put", "open_store"]

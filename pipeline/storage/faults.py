@@ -5,6 +5,8 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 
+from pipeline.secrets import redact, redact_url
+
 __all__ = [
     "ShortRead",
     "describe",
@@ -12,7 +14,6 @@ __all__ = [
     "is_outcome_unknown",
     "is_refused_condition",
     "is_transient",
-    "redact_url",
     "store_faults",
 ]
 
@@ -141,17 +142,10 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def redact_url(url: str) -> str:
-    """`url` without what may be secret: user information and the query string of a presigned link."""
-    url = re.sub(r"(?<=://)[^/@]*@", "", url)
-    return url.split("?", 1)[0] if re.search(r"https?://", url) else url  # elsewhere a `?` belongs to a pattern
-
-
 def describe(error: BaseException, action: str, where: str) -> str:
     """One line for a person: what was asked, of which object, and what the store said, without secrets."""
-    said = str(error) or type(error).__name__
-    # A presigned link or a user:password@ in an answer must not reach a log.
-    said = re.sub(r"(?<=://)[^/@\s]*@", "", re.sub(r"\?[^\s'\"]*", "", said))
+    # What follows a ? in an answer is part of a link.
+    said = redact(re.sub(r"\?[^\s'\"]*", "", str(error) or type(error).__name__))
     if type(error).__name__ == "NoCredentialsError":
         said += " (they come from the environment or a profile; a public bucket needs anon: true)"
     return f"cannot {action} {redact_url(where)}: {type(error).__name__}: {said}"

@@ -11,7 +11,7 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from pipeline.errors import ConfigError, StorageError
-from pipeline.storage.faults import redact_url
+from pipeline.secrets import redact_url
 from pipeline.storage.store import RETRY_SECONDS, Store
 from pipeline.storage.writes import HAVE_CONDITION
 
@@ -61,7 +61,9 @@ def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
 
 
 def _filesystem_options(url: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    protocol = url.partition("://")[0]
+    protocol, _, rest = url.partition("://")
+    if protocol in ("s3", "s3a", "gs", "gcs") and "@" in rest.split("/")[0]:
+        raise ConfigError(f"{redact_url(url)}: credentials in a URL would end up in logs; put them in the environment")
     endpoint = given.get("endpoint_url")
     if endpoint is not None and not re.match(r"https?://[^/\s]+", endpoint):  # botocore's ValueError comes late
         raise ConfigError(f"endpoint_url: {redact_url(endpoint)}: expected http://host:port or https://host")

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import fsspec
 
 from pipeline.errors import CommitStateUnknown, StorageError
-from pipeline.storage.faults import describe, is_absent, is_outcome_unknown, redact_url, store_faults
+from pipeline.secrets import redact_url
+from pipeline.storage.faults import describe, is_absent, is_outcome_unknown, store_faults
 from pipeline.storage.listing import ObjectInfo, info_of, is_file, pages, present
 from pipeline.storage.reader import ObjectReader
 from pipeline.storage.retry import retrying
