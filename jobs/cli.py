@@ -227,6 +227,32 @@ def decode(
     out.print(f"Wrote {frames} frames to {escape(str(target))}")
 
 
+bench = typer.Typer(help="Measure this machine: ratios to a baseline, both taken in one run.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("decode")
+def bench_decode(
+    sizes: Annotated[list[int] | None, typer.Option("--size", help="Pixels of a source's sides; repeatable.")] = None,
+    runs: Annotated[int, typer.Option(help="Pairs of runs.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Frames a second of a decoder, to those of PyAV decoding to rgb24 in one process, by codec and size."""
+    from jobs.bench.decode import DecodeRatio, bench_decode
+
+    table = Table("codec", "size", "PyAV, frames/s", "ours / PyAV", "lowest", "highest", "resized to half")
+
+    def show(result: DecodeRatio) -> None:
+        ratios = (result.ratio, result.lowest, result.highest, result.resized)
+        table.add_row(result.codec, str(result.size), f"{result.plain_fps:,.0f}", *(f"{ratio:.2f}" for ratio in ratios))
+
+    results = bench_decode(sizes or [128, 256, 512], runs=runs, on_result=show)
+    if as_json:
+        sys.stdout.write(json.dumps(results, indent=1) + "\n")
+    else:
+        out.print(table)
+
+
 def _log_to(console: Console, level: int) -> None:
     # Off a terminal a record is one line, not broken to the width of one.
     handler: logging.Handler = logging.StreamHandler(sys.stderr)

@@ -161,7 +161,7 @@ class _Task:
         decoder = self._decoder
         assert decoder is not None, "a message came from it"
         if "duration" in message:
-            self._duration = message["duration"] or 0.0
+            self._duration = max(0.0, message["duration"] or 0.0)  # a damaged header may say anything
         elif "shape" in message:
             self._source, self._shape = SourceInfo(**message["source"]), tuple(message["shape"])
             frame_bytes = int(np.prod(self._shape))

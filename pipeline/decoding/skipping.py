@@ -26,6 +26,8 @@ def plan_packets(packets: Sequence[PacketTimes], wanted: Collection[int]) -> lis
         packets: of the stream, each with a time of its own.
         wanted: the times of the frames that are taken.
     """
+    if not packets:
+        return []
     keys = [number for number, packet in enumerate(packets) if packet.is_key]
     if not keys or keys[0] != 0:
         keys = [0, *keys]

@@ -1,5 +1,6 @@
 """A decoder that hangs, crashes or takes too much costs its own video alone, and none outlives its worker."""
 
+import io
 import json
 import os
 import signal
@@ -8,9 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -19,6 +22,7 @@ from pipeline.decoding.options import DecodeOptions
 from pipeline.decoding.pool import DecoderLimits, DecoderPool
 from pipeline.errors import SampleError
 from pipeline.records import DecodedFrame, Reject, Video, VideoRef
+from tests.fuzz_videos import resident_bytes
 from tests.media import gradient_frames, make_video
 from tests.support import ROOT
 
@@ -280,3 +284,36 @@ def test_nothing_is_left_behind(pool: DecoderPool) -> None:
             next(frames)
     outcomes(pool, [video(GOOD)] * 4)
     assert held()[0] <= before[0] + 4 and held()[1] <= before[1] + 4
+
+
+def long_video(minutes: int) -> bytes:
+    """Small, and of few bytes a frame."""
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="matroska") as output:
+        stream = output.add_stream("libx264", rate=10, options={"preset": "ultrafast", "crf": "40"})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        pictures = [av.VideoFrame.from_ndarray(pixels, "rgb24") for pixels in gradient_frames(22, 64, 64)]
+        for number in range(minutes * 600):
+            frame = pictures[number // 10 % 22]
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("minutes", [10, pytest.param(120, marks=pytest.mark.slow)])
+def test_a_long_video_never_stands_in_memory_whole(minutes: int) -> None:
+    """At 256x256 two hours of frames are 14 GB; the worker and its decoder take less than 150 MiB for them."""
+    data = long_video(minutes)
+    with closing(DecoderPool(1, LIMITS)) as pool:
+        assert len(outcomes(pool, [video(GOOD)])[0]) == 20
+        before = peak = resident_bytes()
+        count, seconds = 0, 0.0
+        for _, frames in pool.decode([video(data)], DecodeOptions(size=256)):
+            for frame in frames:
+                count, seconds = count + 1, frame.seconds
+                if count % 100 == 0:
+                    peak = max(peak, resident_bytes())
+        assert count == minutes * 600 and seconds == pytest.approx(minutes * 60 - 0.1)
+    assert peak - before < 150 * 2**20, f"{(peak - before) / 2**20:.0f} MiB"

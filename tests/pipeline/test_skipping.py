@@ -43,6 +43,10 @@ def test_groups_that_nobody_needs_are_dropped(wanted: set[int], expected: list[C
     assert plan_packets(stream, wanted) == expected
 
 
+def test_a_stream_without_packets() -> None:
+    assert plan_packets([], {1}) == []
+
+
 def decode(data: bytes, options: DecodeOptions) -> list[DecodedFrame]:
     return list(decode_frames(io.BytesIO(data), len(data), options))
 

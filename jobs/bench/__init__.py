@@ -1,0 +1,1 @@
+"""Benchmarks: ratios taken in one run, ours to a baseline on the same machine, never bare times."""
