@@ -116,10 +116,12 @@ def run_shards(
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> JobResult:
     """Runs a checked job; `choose` as for `prepare`, `on_progress` and errors as for `run_job`."""
+    pending: list[Shard] | None = None
     if plan.standing is not None and not plan.found and choose is None:
         dataset = Dataset(plan.store, plan.description)
         snapshot = newest_snapshot(plan.store)
-        if not dataset.pending(plan.standing, snapshot) and snapshot.table.num_rows == len(plan.standing):
+        pending = dataset.pending(plan.standing, snapshot)
+        if not pending and snapshot.table.num_rows == len(plan.standing):
             total = len(plan.standing)  # nothing to do, so nothing is written
             done = Progress(shards=total, shards_before=total)
             on_progress(done)
@@ -127,13 +129,17 @@ def run_shards(
     check_conditional_put(plan.store)
     with announced(plan.store) as run:
         shards = prepare(plan, choose)
-        return _run_announced(plan, shards, run, on_progress)
+        if shards != plan.standing:
+            pending = None  # the list has grown meanwhile
+        return _run_announced(plan, shards, pending, run, on_progress)
 
 
-def _run_announced(plan: Plan, shards: list[Shard], run: Run, on_progress: Callable[[Progress], None]) -> JobResult:
+def _run_announced(
+    plan: Plan, shards: list[Shard], pending: list[Shard] | None, run: Run, on_progress: Callable[[Progress], None]
+) -> JobResult:
     dataset = Dataset(plan.store, plan.description)
     snapshot = newest_snapshot(plan.store)
-    pending = dataset.pending(shards, snapshot)
+    pending = dataset.pending(shards, snapshot) if pending is None else pending
     size = sum(shard.size_bytes for shard in pending)
     before = len(shards) - len(pending)
     progress = Progress(shards=len(shards), shards_before=before, bytes_left=size, bytes_total=size)

@@ -16,6 +16,7 @@ _SHORTEST_SECRET = 8
 _RULES = [
     # user:password@ in a URL (abfs:// has its container there), and where the scheme was taken off.
     (re.compile(r"\b(?!abfss?:)([a-z][a-z0-9+.-]*://)[^\s/'\"]*@", re.IGNORECASE), r"\1"),
+    (re.compile(r"(https?://)[^\s/@'\"]*:(?!\d+/)[^\s@'\"]*@", re.IGNORECASE), r"\1"),
     (re.compile(r"[\w/+-]+:[^\s:@'\"/]+@(?=\w)"), ""),
     # A query; what is no assignment may be the ? of a pattern.
     (re.compile(r"\?[^\s'\"<>?]*=[^\s'\"<>]*"), ""),
