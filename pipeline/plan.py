@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.inputs import read_inputs
 from pipeline.records import Shard
 from pipeline.rows import FORMAT_VERSION
-from pipeline.secrets import redact_url
+from pipeline.secrets import redact_url, storable
 from pipeline.shards import input_root, list_shards, relative_patterns
 from pipeline.storage import Store, open_store
 from pipeline.weights import Weights, load_weights, locate_weights
@@ -138,4 +138,4 @@ def _without_secrets(value: Any) -> Any:
         return {name: _without_secrets(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_without_secrets(inner) for inner in value]
-    return redact_url(value) if isinstance(value, str) else value
+    return storable(value) if isinstance(value, str) else value

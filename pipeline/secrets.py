@@ -7,7 +7,7 @@ import logging
 import os
 import re
 
-__all__ = ["RedactingFormatter", "redact", "redact_url"]
+__all__ = ["RedactingFormatter", "redact", "redact_url", "storable"]
 
 # Of environment variables that hold a secret; values shorter than this are words that may stand anywhere.
 _SECRET_NAME = re.compile(r"(KEY|KEY_ID|SECRET|TOKEN|PASSWORD|CONNECTION_STRING|SIGNATURE)$", re.IGNORECASE)
@@ -42,6 +42,16 @@ def redact_url(url: str) -> str:
     """`url` without what may be secret; of a web address the whole query."""
     is_web = re.search(r"https?://", url, re.IGNORECASE)
     return redact(url.split("?", 1)[0] if is_web else url)
+
+
+def storable(url: str) -> str:
+    """`url` as a dataset may keep it: without a link's user and signature, and otherwise as it is, to be read again.
+
+    Unlike what `redact` gives, it does not depend on the environment, and a path with a ? and a = stays a path.
+    """
+    if re.search(r"https?://", url, re.IGNORECASE):
+        return re.sub(r"(?<=://)[^\s/]*@", "", url.split("?", 1)[0])
+    return re.sub(r"\?(?=[^/]*\b(?:X-(?:Amz|Goog)-|Signature=|sig=)).*", "", url)
 
 
 class RedactingFormatter(logging.Formatter):

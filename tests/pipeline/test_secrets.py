@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from pipeline.errors import ConfigError, SampleError, StorageError
-from pipeline.secrets import RedactingFormatter, redact, redact_url
+from pipeline.secrets import RedactingFormatter, redact, redact_url, storable
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,20 @@ def test_errors_and_log_lines(kind: object) -> None:
         record = logging.LogRecord("x", 30, "f", 1, "%s", ("s3://a:planted@b",), (type(caught), caught, None))
     line = RedactingFormatter("%(message)s").format(record)
     assert "planted" not in line and "RuntimeError: https://host/a" in line and "s3://b" in line
+
+
+@pytest.mark.parametrize(
+    ("url", "stored"),
+    [
+        ("https://user:pass@host/a?X-Amz-Signature=abc", "https://host/a"),
+        ("s3://bucket/x?X-Amz-Signature=abc&X-Amz-Credential=b/c", "s3://bucket/x"),
+        # Where an input lies must be found again by the next run.
+        ("/data/p?/lang=en/*.tar", "/data/p?/lang=en/*.tar"),
+        ("/data/token=en/x/", "/data/token=en/x/"),
+        ("s3://bucket/secret=1/00?.tar", "s3://bucket/secret=1/00?.tar"),
+        ("/data/hidden-in-a-key/x", "/data/hidden-in-a-key/x"),
+    ],
+)
+def test_what_a_dataset_keeps(url: str, stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "hidden-in-a-key")
+    assert storable(url) == stored
