@@ -12,7 +12,7 @@ import torch
 
 from pipeline.config import RANDOM_CHECKPOINT, ModelConfig
 from pipeline.errors import ConfigError
-from pipeline.secrets import redact_url
+from pipeline.secrets import redact_url, storable
 from pipeline.storage import absolute_url, open_store
 from vidtok_model import TokenizerConfig, VideoTokenizer, load_tokenizer, random_tokenizer
 
@@ -50,7 +50,7 @@ def locate_weights(model: ModelConfig, options: Mapping[str, Any] | None = None)
     if model.checkpoint == RANDOM_CHECKPOINT:
         return Weights(checkpoint=RANDOM_CHECKPOINT, identity=f"seed {model.seed}", seed=model.seed)
     url = absolute_url(model.checkpoint)
-    return Weights(checkpoint=redact_url(url), identity=_sha256(_local_file(url, options)))
+    return Weights(checkpoint=storable(url), identity=_sha256(_local_file(url, options)))
 
 
 def load_weights(
