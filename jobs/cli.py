@@ -6,12 +6,11 @@ Exit codes: 0 all shards are committed, 1 some shard failed, 2 the job cannot ru
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -275,22 +274,5 @@ def main() -> None:
         sys.exit(EXIT_SHARD_FAILED if isinstance(error, ShardError) else EXIT_BAD_CONFIG)
 
 
-def run() -> NoReturn:
-    """Runs the command line and ends the process, without tearing Python down.
-
-    Arrow's threads may still hold Python objects, and where they let go of them while Python ends, the process aborts
-    (exit code 134) after all is done.
-    """
-    code: object = 0
-    try:
-        main()
-    except SystemExit as ended:
-        code = ended.code
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
-
-
 if __name__ == "__main__":
-    run()
+    main()

@@ -5,10 +5,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.decoding.options import DecodeOptions
+from pipeline.secrets import storable
 from pipeline.storage import absolute_url
+from pipeline.video_config import ClipsConfig, FilterConfig, LimitsConfig, Section
 from vidtok_model import TokenizerConfig, get_config
 
 __all__ = [
@@ -27,12 +29,7 @@ __all__ = [
 RANDOM_CHECKPOINT = "random"
 
 
-class _Section(BaseModel):
-    # Defaults too: 60 and 60.0 must not be two plans.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
-
-
-class InputConfig(_Section):
+class InputConfig(Section):
     """The videos."""
 
     shards: Annotated[str | list[str], Field(min_length=1)] = Field(
@@ -55,7 +52,7 @@ class InputConfig(_Section):
         return absolute_url(shards) if isinstance(shards, str) else [absolute_url(pattern) for pattern in shards]
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The tokenizer."""
 
     name: str = Field(description="A released model; `vidtok models` lists them.")
@@ -100,71 +97,7 @@ class ModelConfig(_Section):
         return self
 
 
-class ClipsConfig(_Section):
-    """How a video becomes clips."""
-
-    fps: float | None = Field(
-        default=None,
-        ge=0.001,
-        description="Frames a second to take, by presentation time; never above the source's own.",
-    )
-    every: int | None = Field(default=None, gt=0, description="Take every n-th frame, in place of fps.")
-    num_frames: int | None = Field(
-        default=None, gt=0, description="Frames of a clip; null: the model's own (clip_frames)."
-    )
-    size: int = Field(default=256, gt=0, description="Pixels: the shorter side is resized to it, then cropped square.")
-    crop: Literal["center", "pad", "keep"] = Field(
-        default="center",
-        description="center: the middle square; pad: all, on a black square of `size`; keep: all, at its own shape, "
-        "cropped to the multiples that the model takes, and batched with clips of the same shape.",
-    )
-    stride: int | None = Field(
-        default=None, gt=0, description="Frames from one clip's start to the next's; null: clips do not overlap."
-    )
-    tail: Literal["pad", "drop"] = Field(
-        default="pad", description="Frames left at the end: pad them with copies of the last one, or drop them."
-    )
-    stills: Literal["encode", "reject"] = Field(
-        default="encode",
-        description="Pictures without a video beside them: clips of one frame with the flag still (causal models "
-        "only), or rejects.",
-    )
-    damaged: Literal["reject", "keep_until_error"] = Field(
-        default="reject",
-        description="A video that breaks off in the middle: reject it, or keep what came before, with the flag "
-        "partly_corrupt.",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "ClipsConfig":
-        if self.fps is not None and self.every is not None:
-            raise ValueError(f"fps: {self.fps} and every: {self.every} exclude each other; give one")
-        return self
-
-
-class LimitsConfig(_Section):
-    """What a video may ask of a worker at most; more is a reject of the class `limit`, before the work is done."""
-
-    video_bytes: int = Field(default=4 * 2**30, gt=0, description="Of the encoded video; more is not even read.")
-    seconds: float = Field(default=6 * 3600, gt=0, description="Of the video, by its container and its frames' times.")
-    pixels: int = Field(default=2**26, gt=0, description="Of a frame.")
-    frames: int = Field(default=2_000_000, gt=0, description="Frames that come out of the decoder.")
-
-
-class FilterConfig(_Section):
-    """Which videos are wanted, by what their containers say; others are rejects of the class `filtered`."""
-
-    min_seconds: float | None = Field(default=None, ge=0, description="Shorter videos are not wanted.")
-    max_seconds: float | None = Field(default=None, gt=0, description="Longer videos are not wanted.")
-    min_fps: float | None = Field(default=None, gt=0, description="Slower videos are not wanted.")
-    max_fps: float | None = Field(default=None, gt=0, description="Faster videos are not wanted.")
-    min_size: int | None = Field(default=None, gt=0, description="Videos with a shorter side below it are not wanted.")
-    codecs: list[str] | None = Field(
-        default=None, min_length=1, description="FFmpeg's names (h264, hevc, vp9, av1 ...); others are not wanted."
-    )
-
-
-class ExecutorConfig(_Section):
+class ExecutorConfig(Section):
     """Where the work runs. Nothing here changes what is written."""
 
     kind: Literal["ray", "inline"] = Field(
@@ -207,7 +140,7 @@ class ExecutorConfig(_Section):
         return self.threads if self.decoders is None else self.decoders
 
 
-class RowsConfig(_Section):
+class RowsConfig(Section):
     """What a row holds, and how rows are packed into parts."""
 
     logvar: bool = Field(default=False, description="KL models: store the posterior's log-variance too.")
@@ -219,7 +152,7 @@ class RowsConfig(_Section):
     )
 
 
-class StoreConfig(_Section):
+class StoreConfig(Section):
     """How to reach one store. Credentials belong in the environment (or a profile), never in a job file."""
 
     endpoint_url: str | None = Field(default=None, description="S3 endpoint, where it is not AWS.")
@@ -248,14 +181,14 @@ class OutputStoreConfig(StoreConfig):
     )
 
 
-class StorageConfig(_Section):
+class StorageConfig(Section):
     """How to reach the stores, for each side."""
 
     input: StoreConfig = Field(default_factory=StoreConfig, description="The store of the shards and the checkpoint.")
     output: OutputStoreConfig = Field(default_factory=OutputStoreConfig, description="The store of the dataset.")
 
 
-class JobConfig(_Section):
+class JobConfig(Section):
     """One job: shards in, one dataset out."""
 
     input: InputConfig
@@ -271,6 +204,8 @@ class JobConfig(_Section):
     @field_validator("output")
     @classmethod
     def _absolute(cls, output: str) -> str:
+        if storable(output) != output:
+            raise ValueError("a user or a signature in it would end up in logs; put credentials in the environment")
         return absolute_url(output)
 
     @property

@@ -5,7 +5,6 @@ Layout: dataset.json, inputs/, data/, rejects/, _commits/, _snapshots/, _runs/ (
 
 import hashlib
 import heapq
-import io
 import json
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError
 from pipeline.inputs import read_inputs
+from pipeline.parts import read_table
 from pipeline.records import Shard
 from pipeline.shard_log import COMMITS, commit_path, read_commit
 from pipeline.snapshots import Snapshot, newest_snapshot
@@ -139,7 +139,7 @@ class Dataset:
     def rejects(self) -> pa.Table | None:
         """All committed rejects; None where there are none."""
         paths = [commit["rejects"]["path"] for commit in self.commits() if commit["rejects"]]
-        tables = [pq.read_table(io.BytesIO(self.store.read(path))) for path in paths]
+        tables = [read_table(self.store.read(path)) for path in paths]
         return pa.concat_tables(tables) if tables else None
 
     def find_row(self, row_id: str) -> dict[str, Any]:
@@ -151,9 +151,9 @@ class Dataset:
         for path in self.parts():
             with self.store.open(path) as raw, pq.ParquetFile(cast("IO[bytes]", raw)) as file:
                 for group in range(file.num_row_groups):
-                    ids = file.read_row_group(group, columns=["id"]).column("id").to_pylist()
+                    ids = file.read_row_group(group, columns=["id"], use_threads=False).column("id").to_pylist()
                     if row_id in ids:
-                        table: pa.Table = file.read_row_group(group)
+                        table: pa.Table = file.read_row_group(group, use_threads=False)
                         row: dict[str, Any] = table.slice(ids.index(row_id), 1).to_pylist()[0]
                         return row
         raise ConfigError(f"{self.store.root}: no committed row has the id {row_id!r}")

@@ -50,12 +50,12 @@ def unnamed_objects(dataset: Dataset) -> Unnamed:
         named.update(part["path"] for part in commit["parts"])
         if commit["rejects"]:
             named.add(commit["rejects"]["path"])
-    found = Unnamed()
+    found, uncommitted = Unnamed(), shard_ids - commits
     for info in objects:
         shard_id = re.sub(r"^[^/]*/|(-p\d+)?\.parquet$", "", info.path)
         if info.path in named:
             continue
-        if shard_id in shard_ids - commits:
+        if shard_id in uncommitted:
             found.unfinished.setdefault(shard_id, []).append(info)
         else:
             found.garbage.append(info)

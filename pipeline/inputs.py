@@ -4,15 +4,13 @@
 supplementary shards that try rejected videos again (`retry-rejects`).
 """
 
-import io
 import re
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import CommitConflict, ConfigError
-from pipeline.parts import table_bytes
+from pipeline.parts import read_table, table_bytes
 from pipeline.records import Shard
 from pipeline.storage import Store
 
@@ -63,7 +61,7 @@ def _read_files(store: Store) -> tuple[list[Shard], int]:
     number = 0
     while (data := store.read_if_there(_path(number))) is not None:
         try:
-            shards += [_shard(row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+            shards += [_shard(row) for row in read_table(data).to_pylist()]
         except (pa.ArrowException, OSError, TypeError, KeyError) as error:
             raise ConfigError(f"{store.root}/{_path(number)}: is not a list of shards of ours: {error}") from None
         number += 1

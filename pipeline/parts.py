@@ -16,7 +16,16 @@ from pipeline.errors import CommitConflict
 from pipeline.records import Part, Position
 from pipeline.rows import PAYLOAD_COLUMNS, REJECT_SCHEMA
 
-__all__ = ["FOOTER_KEY", "StoredPart", "describe_part", "holds_rejects", "part_bytes", "rejects_bytes", "table_bytes"]
+__all__ = [
+    "FOOTER_KEY",
+    "StoredPart",
+    "describe_part",
+    "holds_rejects",
+    "part_bytes",
+    "read_table",
+    "rejects_bytes",
+    "table_bytes",
+]
 
 FOOTER_KEY = b"vidtok"
 # What adopting a part relies on.
@@ -69,10 +78,19 @@ def rejects_bytes(rejects: Sequence[Mapping[str, Any]]) -> bytes:
     return table_bytes(pa.Table.from_pylist(list(rejects), schema=REJECT_SCHEMA))
 
 
+def read_table(data: bytes) -> pa.Table:
+    """The table of a Parquet file.
+
+    In this thread alone: one of Arrow's own may let go of `data` only when Python is ending, which aborts the process.
+    """
+    with pq.ParquetFile(io.BytesIO(data)) as file:
+        return file.read(use_threads=False)
+
+
 def holds_rejects(data: bytes, rejects: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a file holds these rejects, by whichever version of the Parquet library it was written."""
     try:
-        return bool(pq.read_table(io.BytesIO(data)).equals(pa.Table.from_pylist(list(rejects), schema=REJECT_SCHEMA)))
+        return bool(read_table(data).equals(pa.Table.from_pylist(list(rejects), schema=REJECT_SCHEMA)))
     except (pa.ArrowException, OSError):
         return False
 
@@ -111,7 +129,7 @@ def describe_part(name: str, data: bytes) -> StoredPart:
             if lacking := _FOOTER_FIELDS - footer.keys():
                 raise ValueError(f"its footer lacks {', '.join(sorted(lacking))}")
             columns = ["source_key", "clip_index", "latent_t", "latent_h", "latent_w"]
-            table = file.read(columns=columns).select(columns)
+            table = file.read(columns=columns, use_threads=False).select(columns)
             row_groups = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
     except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:  # OSError: Parquet's, of thrift
         raise CommitConflict(f"{name}: a file that is not a part of ours stands there: {error}") from None

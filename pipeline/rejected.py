@@ -1,14 +1,12 @@
 """Videos without rows: which there are after all that was tried, and the shards that try them again."""
 
-import io
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipeline.dataset import Dataset
 from pipeline.inputs import base_shard_id, supplement_of
+from pipeline.parts import read_table
 from pipeline.records import Shard
 
 __all__ = ["outstanding_rejects", "retry_shards"]
@@ -38,7 +36,7 @@ def outstanding_rejects(
         for video in shards[commit["shard_id"]].only or ():
             rejects.pop(video, None)
         if commit["rejects"]:
-            for row in pq.read_table(io.BytesIO(dataset.store.read(commit["rejects"]["path"]))).to_pylist():
+            for row in read_table(dataset.store.read(commit["rejects"]["path"])).to_pylist():
                 rejects[row["source_key"], row["occurrence"]] = row
     if standing is not None:
         for shard_id in waiting:

@@ -1,7 +1,6 @@
 """One committed shard held against its commit and its parts' footers."""
 
 import hashlib
-import io
 import posixpath
 from collections import Counter
 from collections.abc import Mapping
@@ -10,11 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.dataset import Dataset
 from pipeline.errors import VidtokError
-from pipeline.parts import StoredPart, describe_part, holds_rejects
+from pipeline.parts import StoredPart, describe_part, holds_rejects, read_table
 from pipeline.records import Position, Shard
 from vidtok_model import TokenizerConfig
 
@@ -77,7 +75,7 @@ class ShardCheck:
             self.keys += part.keys
             totals.update(rows=part.num_rows, tokens=part.num_tokens)
             totals.update({name: part.footer[name] for name in ("videos", "video_bytes")})
-            self._check_rows(part.name, pq.read_table(io.BytesIO(data)))
+            self._check_rows(part.name, read_table(data))
         for name, total in totals.items():
             self._compare(f"{name} of all parts", total, commit[name])
         self._check_rejects(rejects)

@@ -4,18 +4,16 @@ A snapshot is derived, and nothing is lost without it. It names each part with t
 all that a reader needs to put a dataset into a global order without opening a part.
 """
 
-import io
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.crash_points import crash_point
 from pipeline.errors import ConfigError
-from pipeline.parts import table_bytes
+from pipeline.parts import read_table, table_bytes
 from pipeline.storage import Store
 
 __all__ = ["Snapshot", "is_due", "newest_snapshot", "write_snapshot"]
@@ -90,7 +88,7 @@ def newest_snapshot(store: Store) -> Snapshot:
     if path is None:
         return Snapshot(0, _SCHEMA.empty_table())
     try:
-        table = pq.read_table(io.BytesIO(store.read(path))).select(_SCHEMA.names)
+        table = read_table(store.read(path)).select(_SCHEMA.names)
         return Snapshot(int(path.removeprefix(f"{_FOLDER}/").removesuffix(".parquet")), table)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise ConfigError(f"{store.root}/{path}: is not a snapshot of ours: {error}") from None

@@ -38,11 +38,6 @@ class Geometry:
     aspect: Fraction = Fraction(1)
     turn: tuple[int, int, int, int] = (1, 0, 0, 1)
 
-    @property
-    def is_transposed(self) -> bool:
-        """Whether what is stored across is shown down."""
-        return self.turn[0] == 0
-
 
 def turned_matrix(data: bytes) -> tuple[int, int, int, int]:
     """The nearest turn or flip to a display matrix as containers hold it (nine int32, the first five matter here)."""
@@ -58,12 +53,7 @@ def frame_pixels(frame: VideoFrame, options: DecodeOptions, geometry: Geometry) 
     Raises:
         SampleError: FFmpeg has no RGB form of it.
     """
-    height, width = frame.height, frame.width
-    shown = (Fraction(height), width * geometry.aspect)
-    if geometry.is_transposed:
-        shown = shown[::-1]
-    pixels = fit(_rgb(frame), options, shown=shown, is_transposed=geometry.is_transposed)
-    return _turn(pixels, geometry.turn)
+    return _turn(fit(_rgb(frame), options, aspect=geometry.aspect), geometry.turn)
 
 
 def _rgb(frame: VideoFrame) -> Pixels:
@@ -90,13 +80,7 @@ def over_black(pixels_HWC: Pixels) -> Pixels:
     return ((colours * alpha + 127) // 255).astype(np.uint8)
 
 
-def fit(
-    pixels_HWC: Pixels,
-    options: DecodeOptions,
-    *,
-    shown: tuple[Fraction, Fraction] | None = None,
-    is_transposed: bool = False,
-) -> Pixels:
+def fit(pixels_HWC: Pixels, options: DecodeOptions, *, aspect: Fraction = Fraction(1)) -> Pixels:
     """Resizes (bilinear, antialiased) and crops or pads; only the part that is kept is computed.
 
     With `center`, the shorter side becomes `size` and the larger one int(size * larger / shorter); the middle square
@@ -106,31 +90,25 @@ def fit(
     Args:
         pixels_HWC: uint8 RGB, as stored.
         options: `size`, `crop` and `factor`.
-        shown: height and width as shown; the stored ones where they are the same.
-        is_transposed: whether `shown` has the stored axes the other way round.
+        aspect: width of one stored pixel divided by its height.
     """
-    stored = pixels_HWC.shape[:2]
-    across = shown if shown is not None else (Fraction(stored[0]), Fraction(stored[1]))
-    if is_transposed:
-        across = across[::-1]
-    height, width = across
+    size, factor = options.size, options.factor
+    height, width = Fraction(pixels_HWC.shape[0]), pixels_HWC.shape[1] * aspect
     if options.crop == "pad":
         longer = max(height, width)
-        inner = tuple(max(1, round(options.size * side / longer)) for side in across)
-        canvas = np.zeros((options.size, options.size, 3), np.uint8)
-        top, left = ((options.size - side) // 2 for side in inner)
+        inner = (max(1, round(size * height / longer)), max(1, round(size * width / longer)))
+        canvas = np.zeros((size, size, 3), np.uint8)
+        top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
         canvas[top : top + inner[0], left : left + inner[1]] = _resized(pixels_HWC, inner, (0, 0), inner)
         return canvas
     shorter = min(height, width)
-    scaled = tuple(options.size if side == shorter else int(options.size * side / shorter) for side in across)
-    kept = (options.size, options.size)
-    if options.crop == "keep":
-        kept = tuple(side // options.factor * options.factor for side in scaled)  # type: ignore[assignment]
-    begin = tuple(round((whole - part) / 2) for whole, part in zip(scaled, kept, strict=True))
+    scaled = (int(size * height / shorter), int(size * width / shorter))
+    kept = (scaled[0] // factor * factor, scaled[1] // factor * factor) if options.crop == "keep" else (size, size)
+    begin = (round((scaled[0] - kept[0]) / 2), round((scaled[1] - kept[1]) / 2))
     return _resized(pixels_HWC, scaled, begin, kept)
 
 
-def _resized(pixels_HWC: Pixels, scaled: tuple[int, ...], begin: tuple[int, ...], kept: tuple[int, ...]) -> Pixels:
+def _resized(pixels_HWC: Pixels, scaled: tuple[int, int], begin: tuple[int, int], kept: tuple[int, int]) -> Pixels:
     """The part of `kept` pixels from `begin` on of the image resized to `scaled`."""
     if scaled == pixels_HWC.shape[:2]:
         return np.ascontiguousarray(pixels_HWC[begin[0] : begin[0] + kept[0], begin[1] : begin[1] + kept[1]])

@@ -113,10 +113,12 @@ class _Task:
         self._limits = limits
         self._decoder: Decoder | None = None
         self._attempt = 0
+        self._began = 0.0
         self._given = 0  # frames that the worker has
+        self._skip = 0  # of them, those that a second attempt has yet to give again
         self._duration = 0.0
         self._source: SourceInfo | None = None
-        self._shape: tuple[int, ...] = ()
+        self._window_shape: tuple[int, ...] = ()
 
     def begin(self) -> None:
         """Sends the video to a decoder, if there is anything to send."""
@@ -163,10 +165,10 @@ class _Task:
         if "duration" in message:
             self._duration = max(0.0, message["duration"] or 0.0)  # a damaged header may say anything
         elif "shape" in message:
-            self._source, self._shape = SourceInfo(**message["source"]), tuple(message["shape"])
-            frame_bytes = int(np.prod(self._shape))
+            self._source = SourceInfo(**message["source"])
+            frame_bytes = int(np.prod(message["shape"]))
             count = max(1, min(_FRAMES_AT_MOST, _WINDOW_BYTES // frame_bytes))
-            self._window_shape = (count, *self._shape)
+            self._window_shape = (count, *message["shape"])
             decoder.send_windows(_WINDOWS, count, frame_bytes)
         elif "window" in message:
             pixels = decoder.window(message["window"], self._window_shape)[: len(message["frames"])].copy()

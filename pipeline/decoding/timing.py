@@ -55,12 +55,12 @@ class Timeline:
         is_unordered = reorders and len(packets) > 1 and all(packet.pts == packet.dts for packet in packets)
         rises = all(left < right for left, right in pairwise(decoded))
         self.is_sure = is_whole and rises and not is_unordered
-        self._by_rank = iter(sorted(shown)) if is_whole and is_unordered and rises else None
+        self._shown = sorted(shown)
+        self._by_rank = iter(self._shown) if is_whole and is_unordered and rises else None
         self._first: Fraction | None = None
         self._last: Fraction | None = None
         self._last_dts: int | None = None
         self._shift = Fraction(0)
-        self._shown = sorted(shown)
 
     def times(self) -> list[tuple[Fraction, int]]:
         """Seconds from the first frame, and the packet's time, of each frame in the order in which they are shown."""

@@ -73,7 +73,7 @@ def test_carries_its_licence_and_its_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (info,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
         assert archive.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
-        assert "vidtok = jobs.cli:run" in archive.read(f"{info}/entry_points.txt").decode()
+        assert "vidtok = jobs.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
 
 
 def test_comes_from_the_wheel_and_not_from_the_checkout(elsewhere: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.errors import ConfigError, SampleError, StorageError
 from pipeline.secrets import RedactingFormatter, redact, redact_url, storable
+from tests.jobs_for_tests import job
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,13 @@ def test_errors_and_log_lines(kind: object) -> None:
 def test_what_a_dataset_keeps(url: str, stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", "hidden-in-a-key")
     assert storable(url) == stored
+
+
+@pytest.mark.parametrize(
+    "output", ["s3://corpus/q1?X-Amz-Signature=planted&X-Amz-Credential=planted", "https://user:planted@host/out"]
+)
+def test_an_output_that_holds_a_secret_is_refused(output: str) -> None:
+    """It would be the name of every object."""
+    with pytest.raises(ConfigError, match="output: a user or a signature in it would end up in logs") as caught:
+        job("/in", output)
+    assert "planted" not in str(caught.value)
