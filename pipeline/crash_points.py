@@ -19,6 +19,7 @@ CRASH_POINTS = (
     "parts-complete",
     "rejects-put",
     "commit-put",
+    "snapshot-added",
     "snapshot-built",
     "snapshot-put",
     "run-ending",

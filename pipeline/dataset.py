@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.inputs import read_inputs
 from pipeline.parts import read_table
 from pipeline.records import Shard
-from pipeline.shard_log import COMMITS, commit_path, read_commit
+from pipeline.shard_log import COMMITS, commit_path, read_commits
 from pipeline.snapshots import Snapshot, newest_snapshot
 from pipeline.storage import Store
 
@@ -120,15 +120,15 @@ class Dataset:
         return read_inputs(self.store) or []
 
     def commits(self) -> Iterator[dict[str, Any]]:
-        """Every commit, in the order of the shards' ids; those that no snapshot holds are read one by one."""
+        """Every commit, in the order of the shards' ids; those that no snapshot holds are read each."""
         snapshot = newest_snapshot(self.store)
         known = snapshot.shard_ids
         names = sorted(
             posixpath.basename(commit_path(shard.shard_id)) for shard in self.inputs() if shard.shard_id not in known
         )
         there = [posixpath.basename(info.path).removesuffix(".json") for info in self.store.present(COMMITS, names)]
-        new = (read_commit(self.store, shard_id) for shard_id in sorted(there))
-        yield from heapq.merge(snapshot.commits(), filter(None, new), key=lambda commit: str(commit["shard_id"]))
+        new = read_commits(self.store, sorted(there))
+        yield from heapq.merge(snapshot.commits(), new, key=lambda commit: str(commit["shard_id"]))
 
     def parts(self) -> Iterator[str]:
         """The paths of all committed parts."""

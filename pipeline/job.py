@@ -15,8 +15,8 @@ from pipeline.plan import Plan, make_plan
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.runs import Run, announced
-from pipeline.shard_log import read_commit
-from pipeline.snapshots import Snapshot, is_due, newest_snapshot, write_snapshot
+from pipeline.shard_log import read_commits
+from pipeline.snapshots import Snapshot, add_to_snapshot, newest_snapshot, write_snapshot
 from pipeline.storage import check_conditional_put
 from pipeline.worker import WorkOrder
 
@@ -117,11 +117,10 @@ def run_shards(
 ) -> JobResult:
     """Runs a checked job; `choose` as for `prepare`, `on_progress` and errors as for `run_job`."""
     pending: list[Shard] | None = None
+    snapshot = newest_snapshot(plan.store)
     if plan.standing is not None and not plan.found and choose is None:
-        dataset = Dataset(plan.store, plan.description)
-        snapshot = newest_snapshot(plan.store)
-        pending = dataset.pending(plan.standing, snapshot)
-        if not pending and snapshot.table.num_rows == len(plan.standing):
+        pending = Dataset(plan.store, plan.description).pending(plan.standing, snapshot)
+        if not pending and snapshot.table.num_rows == len(plan.standing) and not snapshot.additions:
             total = len(plan.standing)  # nothing to do, so nothing is written
             done = Progress(shards=total, shards_before=total)
             on_progress(done)
@@ -131,15 +130,19 @@ def run_shards(
         shards = prepare(plan, choose)
         if shards != plan.standing:
             pending = None  # the list has grown meanwhile
-        return _run_announced(plan, shards, pending, run, on_progress)
+        dataset = Dataset(plan.store, plan.description)
+        pending = dataset.pending(shards, snapshot) if pending is None else pending
+        return _run_announced(plan, shards, pending, _SnapshotKeeper(dataset, snapshot), run, on_progress)
 
 
 def _run_announced(
-    plan: Plan, shards: list[Shard], pending: list[Shard] | None, run: Run, on_progress: Callable[[Progress], None]
+    plan: Plan,
+    shards: list[Shard],
+    pending: list[Shard],
+    keeper: "_SnapshotKeeper",
+    run: Run,
+    on_progress: Callable[[Progress], None],
 ) -> JobResult:
-    dataset = Dataset(plan.store, plan.description)
-    snapshot = newest_snapshot(plan.store)
-    pending = dataset.pending(shards, snapshot) if pending is None else pending
     size = sum(shard.size_bytes for shard in pending)
     before = len(shards) - len(pending)
     progress = Progress(shards=len(shards), shards_before=before, bytes_left=size, bytes_total=size)
@@ -163,33 +166,54 @@ def _run_announced(
         else:
             progress.shards_done += 1
             result.commits.append(outcome)
-            if is_due(snapshot, before + progress.shards_done - snapshot.table.num_rows):
-                snapshot = _write_snapshot(dataset, shards, result.commits, snapshot)
+            keeper.add(outcome)
         run.facts["shards_done"] = progress.shards_done
         progress.bytes_left -= sizes[outcome.shard_id if isinstance(outcome, ShardFailure) else outcome["shard_id"]]
         on_progress(progress)
-    _write_snapshot(dataset, shards, result.commits, snapshot)
+    keeper.complete(shards)
     return result
 
 
-def _write_snapshot(
-    dataset: Dataset, shards: list[Shard], commits: Sequence[dict[str, Any]], last: Snapshot
-) -> Snapshot:
-    """Writes a snapshot of all commits: of this run, and of others where no snapshot holds them yet.
+class _SnapshotKeeper:
+    """Keeps a run's commits in snapshots: by hundreds while it works, and with all others' in one file at its end.
 
-    Returns:
-        It, or `last` where the store failed: a snapshot is derived, and the next one makes up for it.
+    Snapshots are derived: where the store fails, that is only warned of, and the next one makes up for it.
     """
-    try:
-        snapshot = newest_snapshot(dataset.store)
-        known = snapshot.shard_ids | {commit["shard_id"] for commit in commits}
-        others = [shard for shard in shards if shard.shard_id not in known]
-        left = {shard.shard_id for shard in dataset.pending(others, snapshot)}
-        theirs = [read_commit(dataset.store, shard.shard_id) for shard in others if shard.shard_id not in left]
-        return write_snapshot(dataset.store, [*commits, *filter(None, theirs)])
-    except StorageError as error:
-        log.warning("no snapshot was written: %s", error)
-        return last
+
+    def __init__(self, dataset: Dataset, snapshot: Snapshot) -> None:
+        self._dataset = dataset
+        self._snapshot = snapshot
+        self._new: list[dict[str, Any]] = []
+        self._due = snapshot.of_an_addition
+
+    def add(self, commit: dict[str, Any]) -> None:
+        """Takes the commit of a shard that was just done."""
+        self._new.append(commit)
+        if len(self._new) < self._due:
+            return
+        store, due = self._dataset.store, len(self._new) + self._snapshot.of_an_addition
+        try:
+            self._snapshot = add_to_snapshot(store, self._new, self._snapshot)
+            if self._snapshot.is_old:
+                self._snapshot = write_snapshot(store, [], self._snapshot)
+            self._new.clear()
+            due = self._snapshot.of_an_addition
+        except StorageError as error:
+            log.warning("no snapshot was written: %s", error)
+        self._due = due
+
+    def complete(self, shards: Sequence[Shard]) -> None:
+        """Writes what is new, and the commits of these shards that others left in no snapshot, which are read here."""
+        store = self._dataset.store
+        try:
+            snapshot = newest_snapshot(store, self._snapshot)
+            known = snapshot.shard_ids | {commit["shard_id"] for commit in self._new}
+            others = [shard for shard in shards if shard.shard_id not in known]
+            left = {shard.shard_id for shard in self._dataset.pending(others, snapshot)}
+            theirs = read_commits(store, [shard.shard_id for shard in others if shard.shard_id not in left])
+            write_snapshot(store, [*self._new, *theirs], snapshot)
+        except StorageError as error:
+            log.warning("no snapshot was written: %s", error)
 
 
 def make_executor(config: JobConfig) -> Executor:

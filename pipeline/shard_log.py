@@ -7,6 +7,8 @@ rejected different videos still give one chain, each video once.
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -19,10 +21,11 @@ from pipeline.rows import FORMAT_VERSION
 from pipeline.statistics import channel_sums, merge_channel_sums
 from pipeline.storage import Store
 
-__all__ = ["COMMITS", "DATA", "ShardLog", "commit_path", "read_commit"]
+__all__ = ["COMMITS", "DATA", "ShardLog", "commit_path", "read_commit", "read_commits"]
 
 COMMITS = "_commits"
 DATA = "data"
+_READ_AT_ONCE = 16
 
 
 def commit_path(shard_id: str) -> str:
@@ -44,6 +47,12 @@ def read_commit(store: Store, shard_id: str) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise CommitConflict(f"{store.root}/{commit_path(shard_id)}: is not a commit of ours: {error}") from None
     return commit
+
+
+def read_commits(store: Store, shard_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The commits of some shards, in order, several read at a time; those that are not committed are left out."""
+    with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
+        yield from filter(None, threads.map(lambda shard_id: read_commit(store, shard_id), shard_ids))
 
 
 class ShardLog:

@@ -2,9 +2,12 @@
 
 A snapshot is derived, and nothing is lost without it. It names each part with the rows of its row groups, which is
 all that a reader needs to put a dataset into a global order without opening a part.
+
+`00000002.parquet` is the second; while a driver works, `00000002-0001.parquet` and so on add to it, so that little is
+unknown where it dies.
 """
 
-import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +19,14 @@ from pipeline.errors import ConfigError
 from pipeline.parts import read_table, table_bytes
 from pipeline.storage import Store
 
-__all__ = ["Snapshot", "is_due", "newest_snapshot", "write_snapshot"]
+__all__ = ["Snapshot", "add_to_snapshot", "newest_snapshot", "write_snapshot"]
 
 _FOLDER = "_snapshots"
-_LEAST_NEW_COMMITS = 1000
+_NAME = re.compile(rf"{_FOLDER}/(\d{{8}})(?:-(\d{{4}}))?\.parquet")
+# An addition has so many commits, or a thousandth of all; a snapshot is written anew when a tenth is in additions.
+_OF_AN_ADDITION, _LEAST_NEW_COMMITS = 100, 1000
 _ROWS_AT_ONCE = 1000
 _MOST_TRIES = 100
-
-log = logging.getLogger(__name__)
 
 
 def _struct(**fields: pa.DataType) -> pa.StructType:
@@ -56,20 +59,34 @@ _SCHEMA = pa.schema(_COMMIT_COLUMNS)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The commits that one file holds.
+    """The commits that one file and the additions to it hold.
 
     Attributes:
         number: of the file, from 1; 0 where there is none.
+        additions: how many files add to it.
+        added: their commits.
         table: one row for each commit, sorted by shard_id.
     """
 
     number: int
+    additions: int
+    added: int
     table: pa.Table
 
     @property
     def shard_ids(self) -> set[str]:
         """The shards whose commits it holds."""
         return {str(shard_id) for shard_id in self.table.column("shard_id").to_pylist()}
+
+    @property
+    def of_an_addition(self) -> int:
+        """How many new commits make an addition to it."""
+        return max(_OF_AN_ADDITION, self.table.num_rows // 1000)
+
+    @property
+    def is_old(self) -> bool:
+        """Whether so much was added that a new one pays, so that all together stay a small multiple of the last."""
+        return self.added >= max(_LEAST_NEW_COMMITS, (self.table.num_rows - self.added) // 10)
 
     def commits(self) -> Iterable[dict[str, Any]]:
         """The commits as they were written."""
@@ -78,43 +95,85 @@ class Snapshot:
                 yield {**row, "rejects_by_class": dict(row["rejects_by_class"])}
 
 
-def newest_snapshot(store: Store) -> Snapshot:
-    """The last snapshot; an empty one where there is none.
+def newest_snapshot(store: Store, known: Snapshot | None = None) -> Snapshot:
+    """The last snapshot, with what was added to it; an empty one where there is none.
+
+    Args:
+        store: the dataset's root.
+        known: one that was read or written before, given back where nothing came since.
 
     Raises:
-        ConfigError: the file is not ours.
+        ConfigError: a file is not ours.
     """
-    path = max((info.path for info in store.list(_FOLDER) if info.path.endswith(".parquet")), default=None)
-    if path is None:
-        return Snapshot(0, _SCHEMA.empty_table())
-    try:
-        table = read_table(store.read(path)).select(_SCHEMA.names)
-        return Snapshot(int(path.removeprefix(f"{_FOLDER}/").removesuffix(".parquet")), table)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{store.root}/{path}: is not a snapshot of ours: {error}") from None
+    files = [match for info in store.list(_FOLDER) if (match := _NAME.fullmatch(info.path))]
+    number = max((int(match[1]) for match in files), default=0)
+    of_it = sorted(match[0] for match in files if int(match[1]) == number)
+    if known is not None and (known.number, known.additions) == (number, len(set(of_it) - {_path(number)})):
+        return known
+    tables = [_SCHEMA.empty_table()]
+    for path in of_it:
+        try:
+            tables.append(read_table(store.read(path)).select(_SCHEMA.names).cast(_SCHEMA))
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise ConfigError(f"{store.root}/{path}: is not a snapshot of ours: {error}") from None
+    additions = [table for path, table in zip(of_it, tables[1:], strict=True) if path != _path(number)]
+    added = sum(table.num_rows for table in additions)
+    return Snapshot(number, len(additions), added, _joined(tables))
 
 
-def is_due(snapshot: Snapshot, new_commits: int) -> bool:
-    """Whether so many commits are new that a snapshot pays, and all together stay a small multiple of the last."""
-    return new_commits >= max(_LEAST_NEW_COMMITS, snapshot.table.num_rows // 10)
+def add_to_snapshot(store: Store, commits: Sequence[Mapping[str, Any]], known: Snapshot) -> Snapshot:
+    """Adds commits to the newest snapshot, as far as it lacks them.
 
-
-def write_snapshot(store: Store, commits: Sequence[Mapping[str, Any]]) -> Snapshot:
-    """Writes a snapshot of the newest one's commits and these.
-
-    Of two drivers one comes first; the other adds to what that one wrote.
+    Args:
+        store: the dataset's root.
+        commits: which.
+        known: see `newest_snapshot`.
     """
     for _ in range(_MOST_TRIES):
-        newest = newest_snapshot(store)
-        known = newest.shard_ids
-        new = [dict(commit) for commit in commits if commit["shard_id"] not in known]
-        if not new:
-            return newest
-        added = pa.Table.from_pylist(new, schema=_SCHEMA)
-        table = pa.concat_tables([newest.table.cast(_SCHEMA), added]).sort_by("shard_id")
-        crash_point("snapshot-built")
-        path = f"{_FOLDER}/{newest.number + 1:08d}.parquet"
-        if store.put_if_absent(path, table_bytes(table)):
-            crash_point("snapshot-put")
-            return Snapshot(newest.number + 1, table)
+        known = newest_snapshot(store, known)
+        new = _lacking(known, commits)
+        if not new.num_rows:
+            return known
+        number = known.additions + 1
+        if store.put_if_absent(_path(known.number, number), table_bytes(new)):
+            crash_point("snapshot-added")
+            return Snapshot(known.number, number, known.added + new.num_rows, _joined([known.table, new]))
     raise ConfigError(f"{store.root}/{_FOLDER}: others write snapshots all the time")
+
+
+def write_snapshot(store: Store, commits: Sequence[Mapping[str, Any]], known: Snapshot | None = None) -> Snapshot:
+    """Writes a snapshot of the newest one's commits, what was added to it, and these.
+
+    Of two drivers one comes first; the other adds to what that one wrote.
+
+    Args:
+        store: the dataset's root.
+        commits: which.
+        known: see `newest_snapshot`.
+    """
+    for _ in range(_MOST_TRIES):
+        known = newest_snapshot(store, known)
+        new = _lacking(known, commits)
+        if not new.num_rows and not known.additions:
+            return known
+        table = _joined([known.table, new])
+        crash_point("snapshot-built")
+        if store.put_if_absent(_path(known.number + 1), table_bytes(table)):
+            crash_point("snapshot-put")
+            return Snapshot(known.number + 1, 0, 0, table)
+    raise ConfigError(f"{store.root}/{_FOLDER}: others write snapshots all the time")
+
+
+def _path(number: int, addition: int | None = None) -> str:
+    return f"{_FOLDER}/{number:08d}" + ("" if addition is None else f"-{addition:04d}") + ".parquet"
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).sort_by("shard_id")
+
+
+def _lacking(snapshot: Snapshot, commits: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Those commits that a snapshot does not hold."""
+    known = snapshot.shard_ids
+    new = [dict(commit) for commit in commits if commit["shard_id"] not in known]
+    return pa.Table.from_pylist(new, schema=_SCHEMA)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import snapshots
 from pipeline.job import run_job
 from pipeline.job_file import parse_job
 from tests.jobs_for_tests import job
@@ -54,6 +55,8 @@ def small_job(shards: Path, place: OutputPlace, root: str | None = None, **chang
 
 def _child(raw: Mapping[str, Any], environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
+    if environment.get("VIDTOK_CRASH_AT", "").startswith("snapshot-added"):
+        snapshots._OF_AN_ADDITION = 1  # else it takes a hundred shards to come to it
     failures = run_job(parse_job(raw)).failures
     assert not failures, failures
 

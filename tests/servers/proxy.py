@@ -29,6 +29,7 @@ class MisbehavingProxy:
         self._dice = random.Random(seed)
         self._drop_headers = drop_headers
         self.requests: Counter[str] = Counter()
+        self.read_paths: list[str] = []  # of each GET that is no LIST
         self.faults: Counter[str] = Counter()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -70,6 +71,8 @@ class MisbehavingProxy:
         method, path = request.split(b" ", 2)[:2]
         kind = "LIST" if b"list-type=2" in path else method.decode()
         self.requests[kind] += 1
+        if kind == "GET":
+            self.read_paths.append(path.decode())
 
     def _fault(self) -> str | None:
         for fault in FAULTS:
