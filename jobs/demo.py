@@ -25,7 +25,7 @@ from pipeline.dataset import Dataset
 from pipeline.decoding.here import DecoderHere
 from pipeline.job_file import load_job
 from pipeline.reconstruct import decode_row, load_decoder
-from pipeline.records import Clip, Frames, Position
+from pipeline.records import Clip, Frames
 from pipeline.rows import row_id
 from pipeline.samples import read_shard
 from pipeline.shards import input_root
@@ -101,9 +101,9 @@ def draw(config: JobConfig, wanted: str, target: Path) -> None:
 
 def _source_clip(config: JobConfig, dataset: Dataset, wanted: str) -> Clip:
     """Goes through the input as a worker does, up to the clip of this id."""
-    store = open_store(input_root(config.input.shards))
+    store = open_store(input_root(config.input))
     for shard in dataset.inputs():
-        videos = read_shard(store, shard, start=Position(sample=0, offset=0))
+        videos = read_shard(store, shard, start=shard.beginning)
         decoded = DecoderHere().decode(videos, config.decode_options())
         items = cut_clips(decoded, clip_frames=config.clip_frames, clips=config.clips, takes_stills=True)
         for item in items:

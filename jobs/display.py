@@ -73,8 +73,8 @@ class ProgressDisplay:
     def _facts(self, progress: Progress) -> dict[str, str]:
         counters = progress.counters
         elapsed = max(time.monotonic() - self._began, 1e-9)
-        read = max(counters.bytes_read, progress.bytes_total - progress.bytes_left)
-        left = max(progress.bytes_total - read, 0)
+        read, total = _bytes_done(progress)
+        left = max(total - read, 0)
         done = progress.shards_before + progress.shards_done
         failed = f" ({progress.shards_failed} failed)" if progress.shards_failed else ""
         return {
@@ -91,5 +91,12 @@ class ProgressDisplay:
         table = Table.grid(padding=(0, 2))
         table.add_row(*(Text(name, style="dim") for name in facts))
         table.add_row(*facts.values())
-        read = max(progress.counters.bytes_read, progress.bytes_total - progress.bytes_left)
-        return Group(ProgressBar(total=max(progress.bytes_total, 1), completed=read, width=60), table)
+        read, total = _bytes_done(progress)
+        return Group(ProgressBar(total=max(total, 1), completed=read, width=60), table)
+
+
+def _bytes_done(progress: Progress) -> tuple[int, int]:
+    """Bytes that were read, and all; shards where a manifest does not say how large its videos are."""
+    if progress.bytes_total == 0:
+        return progress.shards_done, progress.shards - progress.shards_before
+    return max(progress.counters.bytes_read, progress.bytes_total - progress.bytes_left), progress.bytes_total

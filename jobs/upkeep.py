@@ -10,6 +10,7 @@ from pipeline.config import JobConfig
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.garbage import collect_garbage
+from pipeline.input_config import InputConfig
 from pipeline.job import JobResult, run_shards
 from pipeline.plan import make_plan
 from pipeline.records import Shard
@@ -31,12 +32,13 @@ def verify(
         root: the dataset's root.
         deep: check every file's sha256.
         source: hold it against its input.
-        shards: where the input lies now; None: where the first run found it.
+        shards: patterns of where the input lies now; None: where the first run found it.
         options: how to reach the dataset's store.
     """
     dataset = Dataset.open(open_store(root, options))
     job = dataset.description["job"]
-    place = input_root(shards or job["input"]["shards"])
+    given = InputConfig.model_validate(job["input"])
+    place = input_root(InputConfig.model_validate({given.kind: shards}) if shards else given)
     verdict = verify_dataset(dataset, deep=deep, source=open_store(place, job["storage"]["input"]) if source else None)
     for problem in verdict.problems:
         console.print(problem, markup=False, highlight=False, soft_wrap=True)

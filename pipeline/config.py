@@ -3,11 +3,12 @@
 `vidtok config --schema` prints these models, so each field says what it means and in which unit.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.decoding.options import DecodeOptions
+from pipeline.input_config import InputConfig
 from pipeline.secrets import storable
 from pipeline.storage import absolute_url
 from pipeline.video_config import ClipsConfig, FilterConfig, LimitsConfig, Section
@@ -27,29 +28,6 @@ __all__ = [
 ]
 
 RANDOM_CHECKPOINT = "random"
-
-
-class InputConfig(Section):
-    """The videos."""
-
-    shards: Annotated[str | list[str], Field(min_length=1)] = Field(
-        description="WebDataset tars: a path, a brace pattern (data/{000..127}.tar), a glob, a folder or a prefix "
-        "(s3://bucket/prefix/), or a list of these."
-    )
-
-    @field_validator("shards", mode="before")
-    @classmethod
-    def _is_patterns(cls, shards: object) -> object:
-        # Said here in one line; pydantic has one for each member of the union.
-        if not isinstance(shards, str) and not (isinstance(shards, list) and all(isinstance(s, str) for s in shards)):
-            raise ValueError(f"expected a pattern or a list of patterns, found {shards!r}")
-        return shards
-
-    @field_validator("shards")
-    @classmethod
-    def _absolute(cls, shards: str | list[str]) -> str | list[str]:
-        # Workers may run in other folders.
-        return absolute_url(shards) if isinstance(shards, str) else [absolute_url(pattern) for pattern in shards]
 
 
 class ModelConfig(Section):

@@ -18,12 +18,14 @@ from pipeline.clips import cut_clips
 from pipeline.config import JobConfig
 from pipeline.decoding.options import DecodeOptions
 from pipeline.encode import ClipEncoder, bytes_per_position, encode, num_positions
+from pipeline.listed_videos import VideoFetcher, read_listed_videos
 from pipeline.progress import Counters
 from pipeline.records import Batch, DecodedFrame, Shard, Video
 from pipeline.rows import build_rows
-from pipeline.samples import read_shard, read_some
+from pipeline.samples import not_yet_done, read_shard, read_some
 from pipeline.shard_log import ShardLog, read_commit
 from pipeline.storage import Store
+from pipeline.video_lists import read_listed
 from vidtok_model import TokenizerConfig
 
 __all__ = ["VideoDecoder", "Work", "tokenize_shard"]
@@ -50,6 +52,7 @@ class Work:
         tokenizer_config: the model's configuration.
         input: the root of the shards.
         output: the root of the dataset.
+        fetcher: gets videos that lie in no tar.
         decoder: from videos to frames.
         encoder: the model, on its device.
         schema: columns of a row.
@@ -62,6 +65,7 @@ class Work:
     tokenizer_config: TokenizerConfig
     input: Store
     output: Store
+    fetcher: VideoFetcher
     decoder: VideoDecoder
     encoder: ClipEncoder
     schema: pa.Schema
@@ -100,11 +104,7 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog) -> bool:
     job = work.config
     position_bytes = bytes_per_position(work.tokenizer_config, logvar=job.rows.logvar)
 
-    if shard.only is None:
-        videos = read_shard(work.input, shard, start=log.position, seen=log.keys, max_bytes=job.limits.video_bytes)
-    else:
-        videos = read_some(work.input, shard, shard.only, done=log.keys, max_bytes=job.limits.video_bytes)
-    decoded = work.decoder.decode(videos, job.decode_options())
+    decoded = work.decoder.decode(_videos(shard, work, log), job.decode_options())
     clips = cut_clips(
         decoded,
         clip_frames=job.clip_frames,
@@ -119,6 +119,18 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog) -> bool:
     )
     encoded = encode(_counted(batches, work), work.encoder)
     return all(log.append(part) for part in build_rows(encoded, logvar=job.rows.logvar))
+
+
+def _videos(shard: Shard, work: Work, log: ShardLog) -> Iterator[Video]:
+    """What is left to read of a shard."""
+    max_bytes = work.config.limits.video_bytes
+    wanted = None if shard.only is None else not_yet_done(shard.only, log.keys)
+    if shard.videos is not None:
+        listed = read_listed(work.output, shard)
+        return read_listed_videos(shard, listed, work.fetcher, start=log.position, wanted=wanted)
+    if wanted is not None:
+        return read_some(work.input, shard, wanted, max_bytes=max_bytes)
+    return read_shard(work.input, shard, start=log.position, seen=log.keys, max_bytes=max_bytes)
 
 
 def _counted(batches: Iterator[Batch], work: Work) -> Iterator[Batch]:

@@ -6,12 +6,13 @@ supplementary shards that try rejected videos again (`retry-rejects`).
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import CommitConflict, ConfigError
 from pipeline.parts import read_table, table_bytes
-from pipeline.records import Shard
+from pipeline.records import Shard, VideoRange
 from pipeline.storage import Store
 
 __all__ = ["base_shard_id", "grow_inputs", "read_inputs", "supplement_of"]
@@ -21,6 +22,7 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("path", pa.string()),
     ("size_bytes", pa.int64()),
     ("etag", pa.string()),
+    ("videos", pa.struct([("path", pa.string()), ("first", pa.int64()), ("count", pa.int64())])),
     ("only", pa.list_(pa.struct([("key", pa.string()), ("occurrence", pa.int32())]))),
 ]
 _SCHEMA = pa.schema(_COLUMNS)
@@ -40,6 +42,7 @@ def supplement_of(shard: Shard, number: int, only: Sequence[tuple[str, int]]) ->
         path=shard.path,
         size_bytes=shard.size_bytes,
         etag=shard.etag,
+        videos=shard.videos,
         only=tuple(only),
     )
 
@@ -84,7 +87,8 @@ def grow_inputs(store: Store, choose: Callable[[list[Shard]], Sequence[Shard]]) 
         if number and not added:
             return standing
         # The file after those that were read, and no later one: what another adds meanwhile must be seen first.
-        columns = {name: [getattr(shard, name) for shard in added] for name in _SCHEMA.names[:-1]}
+        columns = {name: [getattr(shard, name) for shard in added] for name in _SCHEMA.names[:-2]}
+        columns["videos"] = [None if shard.videos is None else vars(shard.videos) for shard in added]
         only = [None if shard.only is None else [_video(*video) for video in shard.only] for shard in added]
         store.put_if_absent(_path(number), table_bytes(pa.table({**columns, "only": only}, schema=_SCHEMA)))
         # Whether this was ours or another's: what stands there counts, and what it lacks is added in the next turn.
@@ -99,7 +103,10 @@ def _video(key: str, occurrence: int) -> dict[str, object]:
     return {"key": key, "occurrence": occurrence}
 
 
-def _shard(row: dict[str, object]) -> Shard:
-    only = row.pop("only")
-    videos = None if only is None else tuple((video["key"], video["occurrence"]) for video in only)  # type: ignore[attr-defined]
-    return Shard(**row, only=videos)  # type: ignore[arg-type]
+def _shard(row: dict[str, Any]) -> Shard:
+    only, videos = row.pop("only"), row.pop("videos")
+    return Shard(
+        **row,
+        videos=None if videos is None else VideoRange(**videos),
+        only=None if only is None else tuple((video["key"], video["occurrence"]) for video in only),
+    )

@@ -85,9 +85,13 @@ def prepare(plan: Plan, choose: Callable[[list[Shard]], Sequence[Shard]] | None 
     def found(standing: list[Shard]) -> list[Shard]:
         if standing and plan.standing is None:
             return []  # another first run froze its list before us
+        if plan.lists and standing != (plan.standing or []):
+            return []  # somebody added videos meanwhile, which ours may be; the next --append looks again
         known = {shard.shard_id for shard in standing}
         return [shard for shard in plan.found if shard.shard_id not in known]
 
+    for path, data in plan.lists.items():
+        plan.store.put_if_absent(path, data)  # named by its content
     shards = grow_inputs(plan.store, choose or found)
     crash_point("inputs-frozen")
     return shards
@@ -101,7 +105,7 @@ def run_job(
     Args:
         config: the job.
         on_progress: called now and then, from this thread, with the state so far.
-        append: add tars that came after the first run froze the list.
+        append: add videos that came after the first run froze the list.
 
     Raises:
         ConfigError: the job cannot run; nothing was tokenized.

@@ -1,7 +1,8 @@
 """What a job would do, found out before anything is written: its shards, its weights, and what they are made of."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -12,12 +13,14 @@ from pipeline.config import JobConfig
 from pipeline.dataset import Dataset, check_same_plan, fingerprint
 from pipeline.decoding.frames import SAMPLER_VERSION
 from pipeline.errors import ConfigError
+from pipeline.input_config import InputConfig
 from pipeline.inputs import read_inputs
 from pipeline.records import Shard
 from pipeline.rows import FORMAT_VERSION
 from pipeline.secrets import redact_url, storable
 from pipeline.shards import input_root, list_shards, relative_patterns
 from pipeline.storage import Store, open_store
+from pipeline.video_lists import VideoLists, list_videos, read_listed
 from pipeline.weights import Weights, load_weights, locate_weights
 
 __all__ = ["Plan", "describe", "make_plan"]
@@ -35,6 +38,7 @@ class Plan:
         description: what dataset.json says, or will say.
         standing: shards of the input as earlier runs froze it, or None before the first.
         found: shards to add to them: all that the patterns name in a first run, the new ones when appending.
+        lists: of videos, that these shards are slices of: files by path, to write before them.
     """
 
     config: JobConfig
@@ -42,6 +46,7 @@ class Plan:
     description: dict[str, Any]
     standing: list[Shard] | None
     found: list[Shard]
+    lists: dict[str, bytes] = field(default_factory=dict)
 
 
 def make_plan(config: JobConfig, *, append: bool = False) -> Plan:
@@ -49,7 +54,7 @@ def make_plan(config: JobConfig, *, append: bool = False) -> Plan:
 
     Args:
         config: the job.
-        append: add the tars that the patterns name today and the frozen input lacks.
+        append: add the videos that the input names today and the frozen list lacks.
 
     Raises:
         ConfigError: the job cannot run as written, or another dataset stands in its output.
@@ -59,10 +64,9 @@ def make_plan(config: JobConfig, *, append: bool = False) -> Plan:
     store = open_store(config.output, config.storage.output.model_dump())
     standing = read_inputs(store)
     exists = Dataset.exists(store)
-    found = []
+    new = VideoLists()
     if standing is None or append:
-        known = {shard.shard_id for shard in standing or []}
-        found = [shard for shard in list_shards(config.input.shards, input_options) if shard.shard_id not in known]
+        new = _find_new(config, store, standing or [])
     weights = locate_weights(config.model, input_options)
     description = describe(config, weights)
     if exists:
@@ -79,21 +83,36 @@ def make_plan(config: JobConfig, *, append: bool = False) -> Plan:
             dtype=torch.float32,
             options=input_options,
         )
-    return Plan(config=config, store=store, description=description, standing=standing, found=found)
+    return Plan(
+        config=config, store=store, description=description, standing=standing, found=new.shards, lists=new.files
+    )
+
+
+def _find_new(config: JobConfig, store: Store, standing: Sequence[Shard]) -> VideoLists:
+    """What the input names and no shard has."""
+    options = config.storage.input.model_dump()
+    if config.input.kind == "shards":
+        known = {shard.shard_id for shard in standing}
+        return VideoLists([shard for shard in list_shards(config.input, options) if shard.shard_id not in known])
+    firsts = (shard for shard in standing if shard.videos is not None and shard.only is None)
+    return list_videos(config.input, options, ((shard, read_listed(store, shard)) for shard in firsts))
 
 
 def _check_patterns(config: JobConfig, dataset: Dataset, *, append: bool) -> None:
-    first = dataset.description["job"]["input"]["shards"]
-    if relative_patterns(first) == relative_patterns(config.input.shards):
+    first = InputConfig.model_validate(dataset.description["job"]["input"])
+    kind = config.input.kind
+    if first.kind != kind:
+        raise ConfigError(f"input.{kind}: {dataset.store.root} was begun with input.{first.kind}, and goes on with it")
+    if relative_patterns(first) == relative_patterns(config.input):
         return
-    if input_root(first) != input_root(config.input.shards):
+    if input_root(first) != input_root(config.input):
         raise ConfigError(
-            f"input.shards: other patterns than the first run's must still have {input_root(first)} for their common "
-            f"folder (found {redact_url(input_root(config.input.shards))}), because shards are named by their path "
+            f"input.{kind}: other patterns than the first run's must still have {input_root(first)} for their common "
+            f"folder (found {redact_url(input_root(config.input))}), because {kind} are named by their path "
             "below it; where the input has moved, keep the patterns and change the folder"
         )
     if not append:
-        log.warning("input.shards is not the first run's; the list of shards that it froze is used")
+        log.warning("input.%s is not the first run's; the list of shards that it froze is used", kind)
 
 
 def describe(config: JobConfig, weights: Weights) -> dict[str, Any]:

@@ -16,29 +16,11 @@ __all__ = [
     "SourceInfo",
     "Video",
     "VideoEnd",
+    "VideoRange",
     "VideoRef",
 ]
 
 Frames = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One input tar.
-
-    Attributes:
-        shard_id: readable, unique in the input, safe as a file name.
-        path: the tar's path relative to the input's root.
-        size_bytes: its size when it was listed.
-        etag: what its store calls its content, or None.
-        only: of a supplementary shard, the videos that it tries again, by key and occurrence; None: all.
-    """
-
-    shard_id: str
-    path: str
-    size_bytes: int
-    etag: str | None
-    only: tuple[tuple[str, int], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +29,53 @@ class Position:
 
     Attributes:
         sample: how many samples lie before it.
-        offset: its byte offset in the tar, or None in a compressed tar, which can only be read from its start.
+        offset: its byte offset in the tar; None in a compressed tar, which can only be read from its start, and in a
+            list of videos.
     """
 
     sample: int
     offset: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRange:
+    """Rows of a list of videos (see video_lists.py).
+
+    Attributes:
+        path: the list's, below the dataset's root.
+        first: number of the first row.
+        count: how many.
+    """
+
+    path: str
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One input tar, or a slice of a list of videos.
+
+    Attributes:
+        shard_id: readable, unique in the input, safe as a file name.
+        path: relative to the input's root: the tar's path, the manifest's, or "." where the videos are files.
+        size_bytes: its size when it was listed; 0 where that is not known.
+        etag: what its store calls its content, or None.
+        videos: where its videos are listed, or None for a tar.
+        only: of a supplementary shard, the videos that it tries again, by key and occurrence; None: all.
+    """
+
+    shard_id: str
+    path: str
+    size_bytes: int
+    etag: str | None
+    videos: VideoRange | None = None
+    only: tuple[tuple[str, int], ...] | None = None
+
+    @property
+    def beginning(self) -> Position:
+        """Where reading it begins."""
+        return Position(sample=0, offset=0 if self.path.endswith(".tar") else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +118,16 @@ class Video:
         data: the encoded video; empty where it could not be read.
         reject: set where reading it failed.
         end: the place after its sample, or None where more videos of the same sample follow.
+        span: the seconds on the video's own clock between which it is wanted; None: from its beginning, to its end.
+        spans_left: how many of the videos that follow are other spans of the same data.
     """
 
     ref: VideoRef
     data: bytes
     reject: Reject | None = None
     end: Position | None
+    span: tuple[float | None, float | None] = (None, None)
+    spans_left: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

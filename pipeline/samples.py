@@ -19,7 +19,7 @@ from pipeline.records import Position, Reject, Shard, Video, VideoRef
 from pipeline.storage import Store
 from pipeline.tars import Damage, Member, TarEnd, read_members
 
-__all__ = ["VIDEO_EXTENSIONS", "read_shard", "read_some"]
+__all__ = ["PICTURE_EXTENSIONS", "TEXT_EXTENSIONS", "VIDEO_EXTENSIONS", "not_yet_done", "read_shard", "read_some"]
 
 _VIDEO_EXTENSIONS = """
     264 265 3g2 3gp asf av1 avi divx dv f4v flv gif h264 h265 hevc ivf m1v m2p m2ts m2v m4v mjpeg mjpg mkv mov mp4 mpe
@@ -27,11 +27,11 @@ _VIDEO_EXTENSIONS = """
 """
 VIDEO_EXTENSIONS = frozenset(_VIDEO_EXTENSIONS.split())
 # Pictures lie beside videos, or are what there is: stills, and animated WebP.
-_PICTURE_EXTENSIONS = frozenset({"apng", "bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
+PICTURE_EXTENSIONS = frozenset({"apng", "bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
 # What lies beside videos and is none. A member of any other kind is tried where no name says which is the video.
 _OTHER = "aac cls flac m4a mp3 npy npz oga opus pickle pkl pt pth wav"
-_OTHER_EXTENSIONS = _PICTURE_EXTENSIONS | frozenset(_OTHER.split())
-_TEXT_EXTENSIONS = frozenset({"cap", "caption", "json", "txt"})
+_OTHER_EXTENSIONS = PICTURE_EXTENSIONS | frozenset(_OTHER.split())
+TEXT_EXTENSIONS = frozenset({"cap", "caption", "json", "txt"})
 
 # Of a member, where nobody says otherwise (LimitsConfig.video_bytes).
 _MAX_BYTES = 4 * 2**30
@@ -80,30 +80,28 @@ def read_shard(
             yield from _videos(sample, shard, Position(sample=index, offset=end_offset), counts, max_bytes)
 
 
+def not_yet_done(only: Collection[tuple[str, int]], done: Mapping[str, int]) -> set[tuple[str, int]]:
+    """Of some videos, by key and occurrence, those that are left where of each key the first `done` are in the log."""
+    left = set(only)
+    for key, number in done.items():
+        left -= set(sorted(video for video in only if video[0] == key)[:number])
+    return left
+
+
 def read_some(
-    store: Store,
-    shard: Shard,
-    only: Collection[tuple[str, int]],
-    *,
-    done: Mapping[str, int],
-    max_bytes: int = _MAX_BYTES,
+    store: Store, shard: Shard, wanted: Collection[tuple[str, int]], *, max_bytes: int = _MAX_BYTES
 ) -> Iterator[Video]:
-    """Yields some videos of a shard, in order; of each key, the first `done` of them are left out.
+    """Yields some videos of a shard, in order.
 
     Args:
         store: the input's root.
         shard: which tar.
-        only: the videos, by key and occurrence.
-        done: how many of these are in the log, by key.
+        wanted: the videos, by key and occurrence.
         max_bytes: of a member; a larger one is not read.
     """
-    left = set(only)
-    for key, number in done.items():
-        left -= set(sorted(video for video in only if video[0] == key)[:number])
     held: Video | None = None
-    start = Position(sample=0, offset=None if _is_compressed(shard) else 0)
-    for video in read_shard(store, shard, start=start, max_bytes=max_bytes):
-        if (video.ref.key, video.ref.occurrence) in left:
+    for video in read_shard(store, shard, start=shard.beginning, max_bytes=max_bytes):
+        if (video.ref.key, video.ref.occurrence) in wanted:
             if held is not None:
                 yield held
             held = video
@@ -161,7 +159,7 @@ def _choose_videos(sample: _Sample) -> list[Member]:
         may_be = (member for member in sample.members.values() if _kind(member.extension) not in _OTHER_EXTENSIONS)
         videos = [member for member in may_be if member.is_too_large or _as_text(member.data) is None][:1]
     if not videos:
-        videos = [member for member in sample.members.values() if _kind(member.extension) in _PICTURE_EXTENSIONS]
+        videos = [member for member in sample.members.values() if _kind(member.extension) in PICTURE_EXTENSIONS]
     return videos
 
 
@@ -175,7 +173,7 @@ def _text_of(video: Member | None, sample: _Sample, videos: list[Member], source
         if member in videos or member.link or member.is_too_large or (prefix in others and prefix != mine):
             continue
         content = _as_text(member.data)
-        if content is None and _kind(extension) in _TEXT_EXTENSIONS:
+        if content is None and _kind(extension) in TEXT_EXTENSIONS:
             log.warning("%s: %s.%s is not UTF-8; what does not decode is escaped", source, sample.key, extension)
             content = member.data.decode("utf-8", "backslashreplace").replace("\0", "")
         if content is None:

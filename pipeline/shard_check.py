@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline.dataset import Dataset
 from pipeline.errors import VidtokError
 from pipeline.parts import StoredPart, describe_part, holds_rejects, read_table
-from pipeline.records import Position, Shard
+from pipeline.records import Shard
 from vidtok_model import TokenizerConfig
 
 __all__ = ["ShardCheck"]
@@ -54,7 +54,7 @@ class ShardCheck:
         source = {"path": self._shard.path, "size_bytes": self._shard.size_bytes, "etag": self._shard.etag}
         self._compare("commit: fingerprint", commit["fingerprint"], self._dataset.description["fingerprint"])
         self._compare("commit: source", commit["source"], source)
-        position = Position(sample=0, offset=0 if self._shard.path.endswith(".tar") else None)
+        position = self._shard.beginning
         totals = Counter(rows=0, tokens=0, videos=0, video_bytes=0)
         rejects: list[Mapping[str, Any]] = []
         for number, named in enumerate(commit["parts"]):

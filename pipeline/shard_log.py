@@ -85,16 +85,12 @@ class ShardLog:
     @property
     def position(self) -> Position:
         """Where the next part begins."""
-        return self.parts[-1].end if self.parts else Position(sample=0, offset=self._first_offset)
+        return self.parts[-1].end if self.parts else self._shard.beginning
 
     @property
     def keys(self) -> Counter[str]:
         """Videos so far, by source key."""
         return sum((part.keys for part in self.parts), Counter())
-
-    @property
-    def _first_offset(self) -> int | None:
-        return 0 if self._shard.path.endswith(".tar") else None
 
     def _adopt_standing(self) -> None:
         # By name, one after the other: a listing would go through the parts of every shard.

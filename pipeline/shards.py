@@ -1,34 +1,48 @@
-"""Which shards there are: patterns in a job file become a list that the first run freezes."""
+"""Which files there are: patterns in a job file become a list that the first run freezes."""
 
+import fnmatch
 import hashlib
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from braceexpand import braceexpand
 
 from pipeline.errors import ConfigError
+from pipeline.input_config import InputConfig, InputKind
 from pipeline.records import Shard
+from pipeline.samples import PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
 from pipeline.secrets import redact_url
-from pipeline.storage import ObjectInfo, absolute_url, open_store
+from pipeline.storage import ObjectInfo, Store, absolute_url, open_store
 
-__all__ = ["TAR_SUFFIXES", "input_root", "list_shards", "relative_patterns"]
+__all__ = ["Found", "find_files", "input_root", "list_shards", "relative_patterns"]
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_VIDEO_SUFFIXES = tuple(f".{extension}" for extension in sorted(VIDEO_EXTENSIONS))
+_PICTURE_SUFFIXES = tuple(f".{extension}" for extension in sorted(PICTURE_EXTENSIONS))
+_TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+# What a pattern may name; a folder gives no pictures, which mostly lie beside videos.
+_SUFFIXES: dict[InputKind, tuple[str, ...]] = {
+    "shards": TAR_SUFFIXES,
+    "videos": _VIDEO_SUFFIXES + _PICTURE_SUFFIXES,
+    "manifests": _TABLE_SUFFIXES + tuple(f"{suffix}.gz" for suffix in _TABLE_SUFFIXES[1:]),
+}
+_NOUNS: dict[InputKind, str] = {"shards": "tar", "videos": "video file", "manifests": "manifest"}
 
 
-def input_root(patterns: str | Iterable[str]) -> str:
+def input_root(source: InputConfig) -> str:
     """The deepest folder that every pattern lies in. It follows from the patterns alone, not from what they match.
 
-    A pattern that is no tar's path names a folder, with or without a slash at its end.
+    A pattern that is no file's path names a folder, with or without a slash at its end.
     """
     literals = []
-    for pattern in _as_list(patterns):
+    for pattern in source.patterns:
         url = absolute_url(pattern)
         fixed, *magic = re.split(r"[*?\[{]", url, maxsplit=1)
-        folder = fixed.rpartition("/")[0] if magic or url.endswith(TAR_SUFFIXES) else url.rstrip("/")
+        folder = fixed.rpartition("/")[0] if magic or _is_named(url, source.kind) else url.rstrip("/")
         literals.append(folder.split("/"))
     shared = literals[0]
     for other in literals[1:]:
@@ -36,74 +50,108 @@ def input_root(patterns: str | Iterable[str]) -> str:
         shared = shared[: same.index(False) if False in same else len(same)]
     root = "/".join(shared)
     if not shared or root.endswith((":", ":/")):
-        raise ConfigError(f"input.shards: {', '.join(map(redact_url, _as_list(patterns)))} have no folder in common")
+        raise ConfigError(f"input.{source.kind}: {', '.join(map(redact_url, source.patterns))}: no folder in common")
     return root or "/"
 
 
-def relative_patterns(patterns: str | Iterable[str]) -> list[str]:
+def relative_patterns(source: InputConfig) -> list[str]:
     """The patterns below their root: the same ones wherever the input lies."""
-    root = input_root(patterns)
-    return [absolute_url(pattern).removeprefix(root) for pattern in _as_list(patterns)]
+    root = input_root(source)
+    return [absolute_url(pattern).removeprefix(root) for pattern in source.patterns]
 
 
-def list_shards(patterns: str | Iterable[str], options: Mapping[str, Any] | None = None) -> list[Shard]:
-    """Lists the tars that the patterns name, in the order of their paths, each once.
+@dataclass
+class Found:
+    """What patterns name.
+
+    Attributes:
+        store: the input's root.
+        files: by their paths.
+        others: what lies beside them, by its path, as far as it was seen.
+    """
+
+    store: Store
+    files: dict[str, ObjectInfo] = field(default_factory=dict)
+    others: dict[str, ObjectInfo] = field(default_factory=dict)
+
+    def take(self, infos: Iterable[ObjectInfo], suffixes: Sequence[str], name: str = "*") -> None:
+        """Sorts what a listing gave."""
+        for info in infos:
+            is_meant = _has(info.path, suffixes) and fnmatch.fnmatchcase(posixpath.basename(info.path), name)
+            (self.files if is_meant else self.others)[info.path] = info
+
+
+def find_files(source: InputConfig, options: Mapping[str, Any] | None = None) -> Found:
+    """Finds what the patterns name.
 
     Args:
-        patterns: paths, brace patterns, globs, folders or prefixes (see InputConfig.shards).
+        source: the patterns.
         options: how to reach the store, as for `open_store`.
 
     Raises:
-        ConfigError: nothing matches, or tars named one by one are missing (all of them in the message).
+        ConfigError: nothing matches, or files named one by one are missing (all of them in the message).
         StorageError: the store cannot be listed.
     """
-    root = input_root(patterns)
-    store = open_store(root, options)
-    found: dict[str, ObjectInfo] = {}
+    key, root = f"input.{source.kind}", input_root(source)
+    noun, suffixes = _NOUNS[source.kind], _SUFFIXES[source.kind]
+    found = Found(open_store(root, options))
     named: dict[str, set[str]] = defaultdict(set)
-    for pattern in _as_list(patterns):
-        for url in _expand(pattern):
+    for pattern in source.patterns:
+        for url in _expand(pattern, key):
             path = absolute_url(url).removeprefix(root).lstrip("/")
             if re.search(r"[*?\[]", path):
-                found |= _tars(store.glob(path))
-            elif path.endswith(TAR_SUFFIXES):
+                # What lies beside, too: a.txt beside a.mp4.
+                wide = re.sub(r"\.[^./]*$", ".*", path) if source.kind == "videos" else path
+                found.take(found.store.glob(wide), suffixes, posixpath.basename(path))
+            elif _is_named(path, source.kind):
                 named[posixpath.dirname(path)].add(path)
             else:
-                found |= _tars(store.list(path, recursive=True))
+                in_folder = _VIDEO_SUFFIXES if source.kind == "videos" else suffixes
+                found.take(found.store.list(path, recursive=True), in_folder)
     missing: list[str] = []
     for folder, paths in named.items():
-        # One listing of the folder, not one request a tar.
-        there = {info.path: info for info in store.list(folder)}
-        found |= {path: there[path] for path in paths & there.keys()}
+        # One listing of the folder, not one request a file.
+        there = {info.path: info for info in found.store.list(folder)}
+        found.files |= {path: there[path] for path in paths & there.keys()}
+        found.others |= {path: info for path, info in there.items() if path not in paths}
         missing += sorted(paths - there.keys())
     if missing:
-        raise ConfigError([f"input.shards: {redact_url(store.root)}/{path}: there is no such tar" for path in missing])
-    if not found:
-        next(store.list(), None)  # raises where the whole bucket is missing, which a glob takes for empty
-        tried = ", ".join(redact_url(pattern) for pattern in _as_list(patterns))
-        raise ConfigError(f"input.shards: nothing matches {tried} (expected {', '.join(TAR_SUFFIXES)} files)")
-    for path in found:
+        raise ConfigError(
+            [f"{key}: {redact_url(found.store.root)}/{path}: there is no such {noun}" for path in missing]
+        )
+    if not found.files:
+        next(found.store.list(), None)  # raises where the whole bucket is missing, which a glob takes for empty
+        tried = ", ".join(redact_url(pattern) for pattern in source.patterns)
+        wanted = ", ".join(suffixes[:8]) + (" ..." if len(suffixes) > 8 else "")
+        raise ConfigError(f"{key}: nothing matches {tried} (expected {wanted} files)")
+    for path in found.files:
         if not path.isprintable():  # a name that is not UTF-8 comes with half surrogate pairs, which no column holds
-            raise ConfigError(f"input.shards: {path!a}: the name of a tar must be printable UTF-8")
+            raise ConfigError(f"{key}: {path!a}: the name of a {noun} must be printable UTF-8")
+    return found
+
+
+def list_shards(source: InputConfig, options: Mapping[str, Any] | None = None) -> list[Shard]:
+    """Lists the tars that the patterns name, in the order of their paths, each once; see `find_files` for errors."""
     return [
         Shard(shard_id=_shard_id(path), path=path, size_bytes=info.size_bytes, etag=info.etag)
-        for path, info in sorted(found.items())
+        for path, info in sorted(find_files(source, options).files.items())
     ]
 
 
-def _as_list(patterns: str | Iterable[str]) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else list(patterns)
+def _has(path: str, suffixes: Sequence[str]) -> bool:
+    name = path if suffixes is TAR_SUFFIXES else path.lower()  # .TAR.GZ is no name that the reader of tars knows
+    return name.endswith(tuple(suffixes))
 
 
-def _expand(pattern: str) -> list[str]:
+def _is_named(path: str, kind: InputKind) -> bool:
+    return _has(path, _SUFFIXES[kind])
+
+
+def _expand(pattern: str, key: str) -> list[str]:
     try:
         return list(braceexpand(pattern))
     except ValueError:  # its UnbalancedBracesError is one
-        raise ConfigError(f"input.shards: {redact_url(pattern)}: a brace is not closed") from None
-
-
-def _tars(infos: Iterable[ObjectInfo]) -> dict[str, ObjectInfo]:
-    return {info.path: info for info in infos if info.path.endswith(TAR_SUFFIXES)}
+        raise ConfigError(f"{key}: {redact_url(pattern)}: a brace is not closed") from None
 
 
 def _shard_id(path: str) -> str:

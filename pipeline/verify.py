@@ -14,13 +14,14 @@ from pipeline.dataset import Dataset
 from pipeline.dataset import fingerprint as fingerprint_of
 from pipeline.errors import VidtokError
 from pipeline.garbage import unnamed_objects
-from pipeline.records import Position, Shard
+from pipeline.records import Shard
 from pipeline.runs import live_runs
 from pipeline.samples import read_shard
 from pipeline.shard_check import ShardCheck
 from pipeline.shard_log import COMMITS, read_commit
 from pipeline.snapshots import newest_snapshot
 from pipeline.storage import Store
+from pipeline.video_lists import read_listed
 
 __all__ = ["Verdict", "verify_dataset"]
 
@@ -75,13 +76,13 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
             verdict.problems.append(f"{shard_id}: its commit cannot be read: {type(error).__name__}: {error}")
             continue
         verdict.problems += [f"{shard_id}: {problem}" for problem in check.problems]
-        verdict.problems += _against_source(shards[shard_id], check.keys, source)
+        verdict.problems += _against_source(dataset, shards[shard_id], check.keys, source)
         ids += check.ids
         verdict.shards += 1
         verdict.rows += commit["rows"]
     left = [shard for shard_id, shard in shards.items() if shard_id not in set(committed)]
     verdict.uncommitted = len(left)
-    verdict.problems += [line for shard in left for line in _against_source(shard, None, source)]
+    verdict.problems += [line for shard in left for line in _against_source(dataset, shard, None, source)]
     verdict.problems += _double_ids(ids) + _against_snapshot(dataset, digests)
     return verdict
 
@@ -119,14 +120,16 @@ def _strays(dataset: Dataset) -> list[str]:
     return problems
 
 
-def _against_source(shard: Shard, found: Counter[str] | None, source: Store | None) -> list[str]:
+def _against_source(dataset: Dataset, shard: Shard, found: Counter[str] | None, source: Store | None) -> list[str]:
     # A supplement's videos are those that its shard rejected; they are counted there.
     if source is None or shard.only is not None:
         return []
     if found is None:
         return [f"{shard.shard_id}: is not committed, so none of the videos of {shard.path} is accounted for"]
-    start = Position(sample=0, offset=0 if shard.path.endswith(".tar") else None)
-    expected = Counter(video.ref.key for video in read_shard(source, shard, start=start))
+    if shard.videos is not None:
+        expected = Counter(video.key for video in read_listed(dataset.store, shard))
+    else:
+        expected = Counter(video.ref.key for video in read_shard(source, shard, start=shard.beginning))
     lost, more = sorted((expected - found).elements()), sorted((found - expected).elements())
     problems = [f"{shard.path}: {key!r} has neither rows nor a reject" for key in lost]
     return problems + [f"{shard.path}: {key!r} is not in the source, or has rows or rejects too often" for key in more]

@@ -12,6 +12,7 @@ from pipeline.decoding.here import DecoderHere
 from pipeline.decoding.pool import DecoderLimits, DecoderPool
 from pipeline.encode import TORCH_DTYPES, ClipEncoder
 from pipeline.flow import VideoDecoder, Work, tokenize_shard
+from pipeline.listed_videos import VideoFetcher
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.rows import row_schema
@@ -76,8 +77,9 @@ class ShardWorker:
         self._work = Work(
             config=job,
             tokenizer_config=tokenizer.config,
-            input=open_store(input_root(job.input.shards), options),
+            input=open_store(input_root(job.input), options),
             output=open_store(job.output, job.storage.output.model_dump()),
+            fetcher=VideoFetcher(job),
             decoder=_decoder(job.executor),
             encoder=ClipEncoder(tokenizer, device=device, dtype=job.model.dtype, batch_size=job.executor.batch_size),
             schema=row_schema(is_discrete=tokenizer.config.is_discrete, logvar=job.rows.logvar),

@@ -3,10 +3,10 @@
 import dataclasses
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline.decoding.frames import decode_frames
+from pipeline.decoding.frames import decode_spans
 from pipeline.decoding.options import DecodeOptions
 from pipeline.decoding.wire import Slab, Status, receive, send
 from pipeline.errors import SampleError
@@ -22,10 +22,10 @@ class WorkerGone(Exception):
 def serve(control: socket.socket, status: Status) -> None:
     """Decodes what the worker sends, until the worker closes the connection.
 
-    A request is {"options", "size_bytes"} with the file that holds the video. What follows are {"duration"} once the
-    container is open, {"shape", "source"} before the first window, which the worker answers with {"windows", "frames"}
-    and their memory, {"window", "frames", "flags"} for each full one, which the worker answers with {} when it is free
-    again, and at last {"end"}: null, or the reject's stage, class and message.
+    A request is {"options", "spans", "size_bytes"} with the file that holds the video. What follows are {"duration"}
+    once the container is open, {"shape", "source"} before the first window, which the worker answers with {"windows",
+    "frames"} and their memory, {"window", "frames"} for each full one, which the worker answers with {} when it is free
+    again, and after each span {"end"}: null, or the reject's stage, class and message.
     """
     while (request := receive(control)) is not None:
         message, fds = request
@@ -34,25 +34,43 @@ def serve(control: socket.socket, status: Status) -> None:
         (fd,) = fds
         status.begin()
         try:
-            end = _decode(Slab(message["size_bytes"], fd=fd), DecodeOptions(**message["options"]), control, status)
-            send(control, {"end": end})
+            video = Slab(message["size_bytes"], fd=fd)
+            if not _decode(video, DecodeOptions(**message["options"]), message["spans"], control, status):
+                return  # what is left of its memory may be in pieces
         except (WorkerGone, ConnectionError):
             return
-        if end is not None and end[1] == "memory":
-            return  # what is left of its memory may be in pieces
 
 
-def _decode(video: Slab, options: DecodeOptions, control: socket.socket, status: Status) -> list[str] | None:
-    """The reject's stage, class and message, or None where all went well."""
+def _decode(
+    video: Slab,
+    options: DecodeOptions,
+    spans: list[tuple[float | None, float | None]],
+    control: socket.socket,
+    status: Status,
+) -> bool:
+    """Sends the frames and the end of each span; False where memory was short."""
     windows = _Windows(control, status)
     try:
-        frames = decode_frames(
+        for frames in decode_spans(
             _Reader(video, status.progress),  # type: ignore[arg-type]  # all that PyAV and Pillow ask of a file
             video.size_bytes,
             options,
+            spans,
             on_progress=status.progress,
             on_probe=lambda seconds: send(control, {"duration": seconds}),
-        )
+        ):
+            end = _send_span(frames, windows)
+            send(control, {"end": end})
+            if end is not None and end[1] == "memory":
+                return False
+    finally:
+        windows.close()
+    return True
+
+
+def _send_span(frames: Iterator[DecodedFrame], windows: "_Windows") -> list[str] | None:
+    """The reject's stage, class and message, or None where all went well."""
+    try:
         for frame in frames:
             windows.put(frame)
         windows.flush()
@@ -62,8 +80,6 @@ def _decode(video: Slab, options: DecodeOptions, control: socket.socket, status:
     except MemoryError as error:  # FFmpeg's too
         limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
         return ["decode", "memory", f"a decoder may take {limit:,} bytes, and more were wanted: {error}"]
-    finally:
-        windows.close()
     return None
 
 
@@ -103,7 +119,7 @@ class _Windows:
 
     def put(self, frame: DecodedFrame) -> None:
         """Adds a frame, and sends the window where it is full."""
-        if self._slab is None:
+        if self._slab is None or frame.pixels_HWC.shape != self._shape:
             self._begin(frame)
         assert self._slab is not None, "_begin made it"
         if not self._frames and not self._free:
@@ -122,10 +138,16 @@ class _Windows:
             self._frames = []
 
     def _begin(self, frame: DecodedFrame) -> None:
+        self.flush()
+        self.close()
         self._shape = frame.pixels_HWC.shape
         send(self._control, {"shape": self._shape, "source": dataclasses.asdict(frame.source)})
-        message, (fd,) = self._answer()
-        self._count = self._free = message["windows"]
+        message, fds = self._answer()
+        while not fds:  # windows of before, that are free again
+            message, fds = self._answer()
+        (fd,) = fds
+        self._window, self._count = 0, message["windows"]
+        self._free = self._count
         self._size = message["frames"]
         size_bytes = self._count * self._size * frame.pixels_HWC.nbytes
         self._slab = Slab(size_bytes, fd=fd)
@@ -146,3 +168,4 @@ class _Windows:
         """Gives the windows back, here."""
         if self._slab is not None:
             self._slab.close()
+            self._slab = None

@@ -93,7 +93,10 @@ def check_source(source: SourceInfo, seconds: float | None, options: DecodeOptio
         SampleError: `limit` or `filtered`, naming the value and what is allowed.
     """
     check_size(source.width, source.height, options)
-    if seconds is not None and seconds > options.max_seconds and options.end_seconds is None:
+    start = options.start_seconds or 0.0
+    ends = [end for end in (seconds, options.end_seconds) if end is not None]
+    seconds = max(0.0, min(ends) - start) if ends else None  # of the span
+    if seconds is not None and seconds > options.max_seconds:
         raise SampleError("probe", "limit", f"{seconds:,.1f} seconds, at most {options.max_seconds:,.1f} are allowed")
     shorter = min(source.width, source.height)
     filters: list[tuple[bool, str]] = [

@@ -1,42 +1,45 @@
 """decode_frames: the page to read first of this package. The frames of one video that a job asks for.
 
-    opened_video -> survey its packets' times -> choose frames and packets -> decode -> deinterlace -> place in time
+    OpenedVideo: survey its packets' times -> choose frames and packets -> seek, decode -> deinterlace -> place in time
                  -> sample -> upright RGB pixels, resized and cropped
 
 It runs in a decoder, a child process without torch; `executor.decoders: 0` runs it in the worker, to debug.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from fractions import Fraction
 from typing import IO, Any
 
 import av.error
 import av.logging
-from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from pipeline.decoding.container import check_source, duration_of, opened_video, rate_of, said, source_of
+from pipeline.decoding.container import check_source, said
 from pipeline.decoding.deinterlace import deinterlaced, is_interlaced
 from pipeline.decoding.hdr import TRANSFERS
+from pipeline.decoding.opened import OpenedVideo
 from pipeline.decoding.options import DecodeOptions
 from pipeline.decoding.pixels import Geometry, Pixels, fit, frame_pixels, turned_matrix
 from pipeline.decoding.skipping import Care, plan_packets
 from pipeline.decoding.stills import is_picture, picture_frames
-from pipeline.decoding.timing import PacketTimes, Timeline, sampled
+from pipeline.decoding.timing import Timeline, sampled
 from pipeline.errors import SampleError
 from pipeline.records import DecodedFrame, SourceInfo
 
-__all__ = ["SAMPLER_VERSION", "decode_frames"]
+__all__ = ["SAMPLER_VERSION", "decode_frames", "decode_spans"]
 
 # Enters the fingerprint. Raise it when the same job would take other frames or make other pixels of them.
 SAMPLER_VERSION = 2
 
-# Formats whose header lists every packet, so that one that is cut off is seen.
-_LISTING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2"}
 # Decoders that look anew at each packet whether frames that no other refers to are wanted.
 _SKIPPING_CODECS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"}
+
+
+Span = tuple[float | None, float | None]
 
 
 def decode_frames(
@@ -46,39 +49,62 @@ def decode_frames(
     on_progress: Callable[[], None] = lambda: None,
     on_probe: Callable[[float | None], None] = lambda _: None,
 ) -> Iterator[DecodedFrame]:
-    """Decodes a video and yields the frames to keep, in the order of their times.
+    """Decodes a video and yields the frames to keep; see `decode_spans`, of which this is the form for one span."""
+    spans = [(options.start_seconds, options.end_seconds)]
+    for frames in decode_spans(file, size_bytes, options, spans, on_progress, on_probe):
+        yield from frames
+
+
+def decode_spans(
+    file: IO[bytes],
+    size_bytes: int,
+    options: DecodeOptions,
+    spans: Sequence[Span],
+    on_progress: Callable[[], None] = lambda: None,
+    on_probe: Callable[[float | None], None] = lambda _: None,
+) -> Iterator[Iterator[DecodedFrame]]:
+    """Decodes spans of a video, which is opened once, and yields for each the frames to keep, in the order of time.
 
     Args:
         file: the encoded video, seekable.
         size_bytes: its size, for messages.
         options: which frames, and how they are to look.
+        spans: from and to which second; None: from the beginning, to the end. The quickest order is that of time.
         on_progress: called for each frame that comes out of the decoder.
         on_probe: called once with the seconds that the container promises, or None.
 
     Raises:
-        SampleError: `no_video`, `unreadable`, `truncated`, `limit` or `filtered`. With a video that breaks off in the
-            middle, the frames before come first.
+        SampleError: by the frames of a span: `no_video`, `unreadable`, `truncated`, `limit`, `filtered` or `invalid`
+            (no such span). With a video that breaks off in the middle, the frames before come first.
     """
     beginning = file.read(12)
     file.seek(0)
-    if is_picture(beginning):
-        yield from _picture(file, options)
-        return
-    with opened_video(file, size_bytes, options) as (container, stream):
-        source, rate = source_of(stream), rate_of(stream)
-        seconds = duration_of(container, stream)
-        check_source(source, seconds, options)
-        on_probe(seconds)
-        packets, is_cut = _survey(container, stream)
-    file.seek(0)
-    with opened_video(file, size_bytes, options) as (container, stream):
-        cut = SampleError("decode", "truncated", f"{len(packets)} packets are there of {stream.frames} in its index")
-        try:
-            yield from _Decoding(container, stream, source, rate, options, on_progress).frames(packets)
-        except SampleError as error:
-            raise cut if is_cut and error.error == "unreadable" else error from None
-        if is_cut:
-            raise cut
+    with closing(OpenedVideo(file, size_bytes, options)) as video:
+        for start, end in spans:
+            of_span = dataclasses.replace(options, start_seconds=start, end_seconds=end)
+            if is_picture(beginning):
+                yield _picture(file, of_span)
+            else:
+                yield _frames_of(video, of_span, on_progress, on_probe)
+
+
+def _frames_of(
+    video: OpenedVideo,
+    options: DecodeOptions,
+    on_progress: Callable[[], None],
+    on_probe: Callable[[float | None], None],
+) -> Iterator[DecodedFrame]:
+    if not video.is_surveyed:
+        video.survey()
+        on_probe(video.seconds)
+    check_source(video.source, video.seconds, options)
+    cut = SampleError("decode", "truncated", f"{len(video.packets)} packets are there of {video.promised} in its index")
+    try:
+        yield from _Decoding(video, options, on_progress).frames()
+    except SampleError as error:
+        raise cut if video.is_cut and error.error in ("unreadable", "invalid") else error from None
+    if video.is_cut and not video.holds(options.end_seconds):
+        raise cut
 
 
 def _picture(file: IO[bytes], options: DecodeOptions) -> Iterator[DecodedFrame]:
@@ -101,91 +127,80 @@ def _is_small(source: SourceInfo, options: DecodeOptions) -> bool:
     return (max(sides) if options.crop == "pad" else min(sides)) < options.size
 
 
-def _survey(container: InputContainer, stream: VideoStream) -> tuple[list[PacketTimes], bool]:
-    """The times of all packets, without decoding one; and whether some are missing at the end."""
-    packets = []
-    try:
-        for packet in container.demux(stream):
-            if packet.size:  # the last, empty one only says that there are no more
-                packets.append(PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-    except av.error.FFmpegError:
-        pass  # decoding meets it too, and says it
-    is_listing = container.format.name in _LISTING_FORMATS
-    return packets, is_listing and len(packets) < stream.frames
-
-
 class _Decoding:
-    """One video on its way from packets to frames."""
+    """One span of a video on its way from packets to frames."""
 
-    def __init__(
-        self,
-        container: InputContainer,
-        stream: VideoStream,
-        source: SourceInfo,
-        rate: Fraction,
-        options: DecodeOptions,
-        on_progress: Callable[[], None],
-    ) -> None:
-        self._container = container
-        self._stream = stream
-        self._source = source
-        self._rate = rate
+    def __init__(self, video: OpenedVideo, options: DecodeOptions, on_progress: Callable[[], None]) -> None:
+        self._video = video
         self._options = options
         self._on_progress = on_progress
         self._flags: dict[str, None] = {}  # in the order of their appearance
         self._came_out = 0
         self._said: list[tuple[int, str, str]] = []  # FFmpeg's log
 
-    def frames(self, packets: list[PacketTimes]) -> Iterator[DecodedFrame]:
+    def frames(self) -> Iterator[DecodedFrame]:
         """Yields the frames to keep."""
         if self._options.threads > 1:
             # FFmpeg's threads would wait for Python's lock to write to the log, and may do so for ever.
-            yield from self._frames(packets)
+            yield from self._frames()
             return
         av.logging.set_level(av.logging.ERROR)
         try:
             with av.logging.Capture(local=False) as self._said:
-                yield from self._frames(packets)
+                yield from self._frames()
         finally:
             av.logging.set_level(None)
 
-    def _frames(self, packets: list[PacketTimes]) -> Iterator[DecodedFrame]:
-        if _is_small(self._source, self._options):
+    def _frames(self) -> Iterator[DecodedFrame]:
+        source, rate = self._video.source, self._video.rate
+        if _is_small(source, self._options):
             self._flags["upscaled"] = None
-        base = self._stream.time_base or Fraction(1)
-        timeline = Timeline(packets, base, self._rate, reorders=bool(self._stream.codec_context.has_b_frames))
-        # A deinterlacer looks at the frames around, so that none may be left out.
-        if timeline.is_sure and not is_interlaced(self._stream):
-            chosen = {pts: time for time, pts in sampled(timeline.times(), self._options, self._rate)}
-            cares = plan_packets(packets, chosen)
-            decoded = deinterlaced(self._decoded(cares), self._stream, self._flags)
-            taken: Iterator[tuple[Fraction, VideoFrame]] = (
-                (chosen[frame.pts], frame) for frame in decoded if frame.pts in chosen
-            )
-        else:
-            decoded = deinterlaced(self._decoded(None), self._stream, self._flags)
-            taken = sampled(self._placed(decoded, timeline), self._options, self._rate)
         number = 0  # of those that are kept
         geometry: Geometry | None = None
-        for time, frame in taken:
-            if time > self._options.max_seconds:
-                raise SampleError(
-                    "decode", "limit", f"a frame at {float(time):,.1f} s is beyond {self._options.max_seconds:,.1f} s"
-                )
+        for time, frame in self._taken():
+            length = time - Fraction(self._options.start_seconds or 0)
+            if length > self._options.max_seconds:
+                message = f"a frame at {float(length):,.1f} s is beyond {self._options.max_seconds:,.1f} s"
+                raise SampleError("decode", "limit", message)
             if geometry is None:
-                geometry = _geometry(self._stream, frame)
+                geometry = _geometry(self._video.stream, frame)
             pixels = self._pixels(frame, geometry)
             number += 1
             yield DecodedFrame(
                 pixels_HWC=pixels,
                 seconds=float(time),
-                duration_seconds=float(1 / self._rate) if self._rate else 0.0,
-                source=self._source,
+                duration_seconds=float(1 / rate) if rate else 0.0,
+                source=source,
                 flags=tuple(self._flags),
             )
         if number == 0:
-            what = f"{self._came_out} frames come out of {len(packets)} packets of {self._source.codec}"
+            what = f"{self._came_out} frames come out of {len(self._video.packets)} packets of {source.codec}"
             raise SampleError("decode", "unreadable", f"{what}, and none is among those asked for")
+
+    def _taken(self) -> Iterator[tuple[Fraction, VideoFrame]]:
+        """The frames to keep, as decoded, and their times."""
+        timeline, rate, stream = self._video.timeline(), self._video.rate, self._video.stream
+        # A deinterlacer looks at the frames around, so that none may be left out.
+        if not timeline.is_sure or is_interlaced(stream):
+            self._video.rewind()
+            decoded = deinterlaced(self._decoded(self._video.packets_from(0), {}), self._video.stream, self._flags)
+            yield from sampled(self._placed(decoded, timeline), self._options, rate)
+            return
+        times = timeline.times()
+        if not times:
+            return
+        chosen = {pts: time for time, pts in sampled(times, self._options, rate)}
+        if not chosen:
+            asked = f"from {self._options.start_seconds or 0:g} s"
+            message = f"no frame is in the span {asked}; the last one is at {float(times[-1][0]):g} s"
+            raise SampleError("probe", "invalid", message)
+        cares = plan_packets(self._video.packets, chosen)
+        first = next(number for number, care in enumerate(cares) if care is not Care.DROP)
+        last = max(number for number, care in enumerate(cares) if care is Care.DECODE)
+        packets = self._video.packets_from(first, None if self._options.end_seconds is None else last)
+        by_pts = {packet.pts: care for packet, care in zip(self._video.packets, cares, strict=True)}
+        decoded = deinterlaced(self._decoded(packets, by_pts), self._video.stream, self._flags)
+        yield from ((chosen[frame.pts], frame) for frame in decoded if frame.pts in chosen)
 
     def _pixels(self, frame: VideoFrame, geometry: Geometry) -> Pixels:
         if frame.color_trc in TRANSFERS:
@@ -199,34 +214,41 @@ class _Decoding:
             if time is not None:
                 yield time, frame
 
-    def _decoded(self, cares: list[Care] | None) -> Iterator[VideoFrame]:
-        """What the decoder gives, each frame whole."""
-        context = self._stream.codec_context
+    def _decoded(
+        self, packets: "Iterable[Packet[VideoStream]]", cares: Mapping[int | None, Care]
+    ) -> Iterator[VideoFrame]:
+        """What the decoder gives, each frame whole; cares by the packets' times say what is left out."""
+        is_first, is_flushed = True, False
         try:
-            for packet, care, is_behind_a_gap in self._packets(cares):
-                if is_behind_a_gap and not context.codec.intra_only:
+            for packet, care, is_behind_a_gap in self._cared(packets, cares):
+                context = self._video.stream.codec_context
+                if is_behind_a_gap and not is_first and not context.codec.intra_only:
                     # As after a seek: the decoder gives what it holds, and must not look for what it did not get.
                     yield from self._checked(context.decode(None))
                     context.flush_buffers()
-                if cares is not None and context.name in _SKIPPING_CODECS:
+                is_first, is_flushed = False, not packet.size
+                if context.name in _SKIPPING_CODECS:
                     context.skip_frame = "NONREF" if care is Care.REFERENCE else "DEFAULT"
                 yield from self._checked(packet.decode())
+            if not is_flushed:  # the span ends before the video does
+                yield from self._checked(self._video.stream.codec_context.decode(None))
         except av.error.FFmpegError as error:
             if isinstance(error, av.error.MemoryError):
                 raise
-            raise SampleError("decode", "unreadable", f"decoding {context.name} fails: {said(error)}") from None
+            message = f"decoding {self._video.source.codec} fails: {said(error)}"
+            raise SampleError("decode", "unreadable", message) from None
 
-    def _packets(self, cares: list[Care] | None) -> Iterator[tuple["Packet[VideoStream]", Care, bool]]:
+    def _cared(
+        self, packets: "Iterable[Packet[VideoStream]]", cares: Mapping[int | None, Care]
+    ) -> "Iterator[tuple[Packet[VideoStream], Care, bool]]":
         """The packets to decode, what is done with each, and whether it is the key behind groups that were dropped."""
         gap = False
-        number = 0
-        for packet in self._container.demux(self._stream):
+        for packet in packets:
             care = Care.DECODE
             if packet.is_corrupt:
                 self._flags["damaged_packets"] = None
-            if cares is not None and packet.size and number < len(cares):
-                care = cares[number]
-                number += 1
+            if packet.size:
+                care = cares.get(packet.pts, Care.DECODE)
             if care is Care.DROP:
                 gap = True
             else:
@@ -242,13 +264,15 @@ class _Decoding:
         self._on_progress()
         self._came_out += 1
         # FFmpeg makes do with what it has, and says so in its log alone.
-        if any(level <= av.logging.ERROR and name == self._source.codec for level, name, _ in self._said):
+        if any(level <= av.logging.ERROR and name == self._video.source.codec for level, name, _ in self._said):
             self._flags["decoder_errors"] = None
         if self._came_out > self._options.max_frames:
             raise SampleError("decode", "limit", f"more than {self._options.max_frames:,} frames come out")
         if frame.is_corrupt:
             raise SampleError(
-                "decode", "unreadable", f"frame {self._came_out} of those that {self._source.codec} gives is damaged"
+                "decode",
+                "unreadable",
+                f"frame {self._came_out} of those that {self._video.source.codec} gives is damaged",
             )
 
 

@@ -19,7 +19,9 @@ class DecoderHere:
         for video in videos:
             frames: Iterator[DecodedFrame] = iter(())
             if video.reject is None:
-                frames = decode_frames(io.BytesIO(video.data), len(video.data), options)
+                start, end = video.span
+                of_span = dataclasses.replace(options, start_seconds=start, end_seconds=end)
+                frames = decode_frames(io.BytesIO(video.data), len(video.data), of_span)
             yield dataclasses.replace(video, data=b""), frames
 
     def close(self) -> None:

@@ -5,7 +5,9 @@ its own, and then rejected as `timeout`, `crash` or `memory`. Frames come back i
 owns; a decoder whose windows are full waits, so a long video never stands in memory whole.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.decoding.decoder import Decoder, DecoderLost, Decoders
 from pipeline.decoding.options import DecodeOptions
@@ -71,12 +74,16 @@ class DecoderPool:
         try:
             while True:
                 while len(tasks) < self._num_decoders and (video := next(source, None)) is not None:
-                    tasks.append(_Task(video, options, self._decoders, self._limits))
+                    spans = [video, *itertools.islice(source, video.spans_left)]
+                    tasks.append(_Task(spans, options, self._decoders, self._limits))
                     tasks[-1].begin()
                 if not tasks:
                     return
                 head = tasks[0]
-                yield head.video, self._frames(head, tasks)
+                for video in head.videos:
+                    yield video, self._frames(head, tasks)
+                    for _ in head.leave():
+                        head.watch()
                 tasks.popleft().end()
         finally:
             for task in tasks:
@@ -96,39 +103,60 @@ class DecoderPool:
 
 
 class _Task:
-    """One video and the decoder that it is in."""
+    """One video, or some spans of one, and the decoder that it is in."""
 
-    def __init__(self, video: Video, options: DecodeOptions, decoders: Decoders, limits: DecoderLimits) -> None:
-        self.is_empty = not video.data and video.reject is None
-        self.is_done = video.reject is not None or self.is_empty
-        self._size_bytes = len(video.data)
+    def __init__(self, videos: list[Video], options: DecodeOptions, decoders: Decoders, limits: DecoderLimits) -> None:
+        data = videos[0].data
+        self.videos = [dataclasses.replace(video, data=b"") for video in videos]
+        self.is_empty = not data and videos[0].reject is None
+        self.is_done = videos[0].reject is not None or self.is_empty  # with the span whose frames are given
+        self._spans = deque(video.span for video in videos)  # that one, and those after it
+        self._size_bytes = len(data)
         self._memory: Slab | None = None
         if not self.is_done:
             # Once: from here on the decoder reads it, and a second one if need be.
             self._memory = Slab(self._size_bytes)
-            self._memory.memory[:] = video.data
-        self.video = dataclasses.replace(video, data=b"")
+            self._memory.memory[:] = data
         self._options = dataclasses.asdict(options)
         self._decoders = decoders
         self._limits = limits
         self._decoder: Decoder | None = None
-        self._attempt = 0
+        self._attempt = 0  # at this span
         self._began = 0.0
-        self._given = 0  # frames that the worker has
+        self._spans_begun = 0  # since then
+        self._given = 0  # frames of this span that the worker has
         self._skip = 0  # of them, those that a second attempt has yet to give again
         self._duration = 0.0
         self._source: SourceInfo | None = None
         self._window_shape: tuple[int, ...] = ()
 
     def begin(self) -> None:
-        """Sends the video to a decoder, if there is anything to send."""
+        """Sends what is left of the video to a decoder, if there is anything to send."""
         if self._memory is None:
             return
         self._attempt += 1
         self._skip = self._given
         self._decoder = self._decoders.take(fresh=self._attempt > 1)
         self._began = time.monotonic()
-        self._decoder.begin({"options": self._options, "size_bytes": self._size_bytes}, self._memory.fd)
+        self._spans_begun = 1
+        request = {"options": self._options, "spans": list(self._spans), "size_bytes": self._size_bytes}
+        self._decoder.begin(request, self._memory.fd)
+
+    def leave(self) -> Iterator[None]:
+        """Goes on to the next span, past what the last one still gives; yields now and then."""
+        while not self.is_done:
+            with contextlib.suppress(SampleError):
+                for _ in self.frames(_TICK_SECONDS):
+                    pass
+            yield
+        self._spans.popleft()
+        if not self._spans or self._memory is None:
+            return
+        self.is_done, self._given, self._skip, self._attempt = False, 0, 0, 1
+        self._spans_begun += 1
+        if self._decoder is None:  # the last span cost it
+            self._attempt = 0
+            self.begin()
 
     def watch(self) -> None:
         """Ends a decoder that hangs, or takes too much."""
@@ -138,7 +166,8 @@ class _Task:
         limits = self._limits
         if decoder.status.silent_seconds > limits.stall_seconds:
             decoder.kill("timeout", f"no byte was read and no frame came for {limits.stall_seconds:g} s")
-        budget = limits.base_seconds + limits.seconds_per_second * self._duration
+        # Each span may take what a video of its length may; at most all of it.
+        budget = self._spans_begun * limits.base_seconds + limits.seconds_per_second * self._duration
         if time.monotonic() - self._began - decoder.status.blocked_seconds > budget:
             decoder.kill("timeout", f"it took more than {budget:,.0f} s for {self._duration:,.1f} s of video")
         if (taken := decoder.memory_bytes()) > limits.memory_bytes:
@@ -173,30 +202,38 @@ class _Task:
         elif "window" in message:
             pixels = decoder.window(message["window"], self._window_shape)[: len(message["frames"])].copy()
             decoder.release()
-            # A second attempt gives again what the first one gave.
-            for (seconds, duration, flags), frame in zip(message["frames"], pixels, strict=True):
-                if self._skip:
-                    self._skip -= 1
-                    continue
-                self._given += 1
-                assert self._source is not None, "it came before the first window"
-                yield DecodedFrame(
-                    pixels_HWC=frame,
-                    seconds=seconds,
-                    duration_seconds=duration,
-                    source=self._source,
-                    flags=tuple(flags),
-                )
+            yield from self._new_frames(message["frames"], pixels)
         else:
-            self.is_done = True
-            self._decoders.give_back(decoder)
+            self._ended(message["end"])
+
+    def _new_frames(self, said: list[Any], pixels: npt.NDArray[np.uint8]) -> Iterator[DecodedFrame]:
+        assert self._source is not None, "it came before the first window"
+        # A second attempt gives again what the first one gave.
+        for (seconds, duration, flags), frame in zip(said, pixels, strict=True):
+            if self._skip:
+                self._skip -= 1
+                continue
+            self._given += 1
+            yield DecodedFrame(
+                pixels_HWC=frame,
+                seconds=seconds,
+                duration_seconds=duration,
+                source=self._source,
+                flags=tuple(flags),
+            )
+
+    def _ended(self, reject: list[str] | None) -> None:
+        """The decoder is done with this span."""
+        is_lost = reject is not None and reject[1] == "memory"  # it ends by itself then
+        if self._decoder is not None and (is_lost or len(self._spans) == 1):
+            self._decoders.give_back(self._decoder)
             self._decoder = None
-            reject = message["end"]
-            if reject is not None and reject[1] == "memory" and self._attempt < _ATTEMPTS:
-                self.is_done = False
-                self.begin()
-            elif reject is not None:
-                raise SampleError(*reject, attempts=self._attempt)
+        if is_lost and self._attempt < _ATTEMPTS:
+            self.begin()
+            return
+        self.is_done = True
+        if reject is not None:
+            raise SampleError(*reject, attempts=self._attempt)
 
     def end(self) -> None:
         """Gives up whatever is not done."""

@@ -217,10 +217,19 @@ def test_every_field_of_the_schema_is_described() -> None:
     assert [name for name, text in described.items() if len(text) < 10] == []
 
 
-@pytest.mark.parametrize("shards", [5, None, [], ["a.tar", 5], {"a": "b"}])
+@pytest.mark.parametrize("shards", [5, [], ["a.tar", 5], {"a": "b"}])
 def test_shards_of_another_type_are_one_line(shards: object) -> None:
     (problem,) = problems(input={"shards": shards})
     assert problem.startswith("input.shards: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({"shards": None}, "none"), ({"shards": "a.tar", "videos": "b"}, "shards and videos")],
+)
+def test_the_videos_are_given_in_one_way(given: dict[str, object], found: str) -> None:
+    (problem,) = problems(input=given)
+    assert problem == f"input: expected one of shards, videos and manifests, found {found}"
 
 
 def test_a_rate_too_small_to_be_meant() -> None:

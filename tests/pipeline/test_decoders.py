@@ -1,6 +1,8 @@
 """A decoder that hangs, crashes or takes too much costs its own video alone, and none outlives its worker."""
 
+import dataclasses
 import io
+import itertools
 import json
 import os
 import signal
@@ -33,14 +35,24 @@ LIMITS = DecoderLimits(memory_bytes=400 * 2**20, stall_seconds=2)
 HOOK = """
 import ctypes, os, signal, time
 import pipeline.decoding.child as child
-real = child.decode_frames
+from pipeline.decoding.frames import decode_frames as real
+real_spans = child.decode_spans
 
-def decode_frames(file, size_bytes, options, **callbacks):
+def decode_spans(file, size_bytes, options, spans, **callbacks):
     word = file.read(20)
     file.seek(0)
-    if not word.startswith(b"hook:"):
-        yield from real(file, size_bytes, options, **callbacks)
+    if word.startswith(b"hook:"):
+        for _ in spans:
+            yield hooked(word, options, callbacks)
         return
+    for (start, _), frames in zip(spans, real_spans(file, size_bytes, options, spans, **callbacks)):
+        yield crashing(frames) if start == 0.725 else frames
+
+def crashing(frames):
+    yield next(frames)
+    ctypes.string_at(0)
+
+def hooked(word, options, callbacks):
     what = word.split(b":")[1].decode()
     if what == "segfault":
         ctypes.string_at(0)
@@ -75,7 +87,7 @@ def decode_frames(file, size_bytes, options, **callbacks):
                 yield frame
         yield from real(open(os.environ["HOOK_FOLDER"] + "/good.mp4", "rb"), 0, options)
 
-child.decode_frames = decode_frames
+child.decode_spans = decode_spans
 """
 
 
@@ -109,6 +121,11 @@ def outcomes(pool: Any, videos: list[Video]) -> list[Any]:
     return found
 
 
+def spans_of(data: bytes, *spans: tuple[float | None, float | None]) -> list[Video]:
+    left = range(len(spans) - 1, -1, -1)
+    return [dataclasses.replace(video(data), span=span, spans_left=n) for span, n in zip(spans, left, strict=True)]
+
+
 def same(left: list[DecodedFrame], right: list[DecodedFrame]) -> bool:
     return len(left) == len(right) and all(
         (a.seconds, a.duration_seconds, a.source, a.flags) == (b.seconds, b.duration_seconds, b.source, b.flags)
@@ -133,6 +150,37 @@ def test_frames_come_back_as_they_are_decoded_here(pool: DecoderPool) -> None:
         else:
             assert same(ours, theirs)
     assert [len(item) for item in there if isinstance(item, list)] == [20, 0, 300, 20]
+
+
+def test_spans_of_one_video_come_from_one_decoder(pool: DecoderPool) -> None:
+    long = make_video(gradient_frames(300, 90, 70))
+    videos = [
+        video(GOOD),
+        *spans_of(long, (0.0, 9.0), (9.0, 9.05), (40.0, 50.0), (8.0, None), (None, 0.1)),
+        *spans_of(b"no video", (0.0, 1.0), (1.0, 2.0)),
+        *spans_of(GOOD, (0.5, 1.0)),
+    ]
+    here, there = outcomes(DecoderHere(), videos), outcomes(pool, videos)
+    assert [len(found) if isinstance(found, list) else found[0] for found in there] == [
+        *(20, 90, 1, "invalid", 220, 1, "unreadable", "unreadable", 5)
+    ]
+    for ours, theirs in zip(here, there, strict=True):
+        assert ours == theirs if isinstance(ours, tuple) else same(ours, theirs)
+
+
+def test_spans_that_are_left_early_do_not_mix(pool: DecoderPool) -> None:
+    """A video may be rejected for its first frame; the next span's frames are its own."""
+    long = make_video(gradient_frames(300, 90, 70))
+    found = []
+    for _, frames in pool.decode(spans_of(long, (0.0, None), (20.0, 20.5), (20.5, 21.0)), OPTIONS):
+        found.append([round(frame.seconds, 3) for frame in itertools.islice(frames, 3)])
+    assert found == [[0.0, 0.1, 0.2], [20.0, 20.1, 20.2], [20.5, 20.6, 20.7]]
+
+
+@pytest.mark.usefixtures("hooked")
+def test_a_span_that_crashes_costs_itself_alone(pool: DecoderPool) -> None:
+    found = outcomes(pool, spans_of(GOOD, (0.0, 0.5), (0.725, 1.5), (1.0, 2.0)))
+    assert len(found[0]) == 5 and found[1][:2] == ("crash", 2) and len(found[2]) == 10
 
 
 @pytest.mark.usefixtures("hooked")

@@ -447,8 +447,25 @@ def test_a_span_is_cut_out() -> None:
     assert numbers(frames) == list(range(5, 12))
     assert [frame.seconds for frame in frames] == pytest.approx([number / 10 for number in range(5, 12)])
     assert numbers(decode(data, size=32, fps=5, start_seconds=0.5)) == list(range(5, 20, 2))
-    with pytest.raises(SampleError, match="none is among those asked for"):
+    with pytest.raises(SampleError, match=r"invalid .*no frame is in the span from 60 s; the last one is at 1\.9 s"):
         decode(data, size=32, start_seconds=60.0)
+    # Limits and filters are those of the span.
+    assert len(decode(data, size=32, start_seconds=0.5, end_seconds=1.2, max_seconds=0.75, min_seconds=0.7)) == 7
+    with pytest.raises(SampleError, match=r"limit .*1\.5 seconds, at most 1\.4"):
+        decode(data, size=32, start_seconds=0.5, max_seconds=1.4)
+
+
+def test_a_span_before_the_cut_is_whole() -> None:
+    """Of a file that breaks off, what lies before is there."""
+    # The index stands in front, as in a file that is made to be streamed.
+    data = encode(
+        rgb_frames(pattern(50)), codec="libx264", container="mp4", muxer={"movflags": "faststart"}, options={"g": "5"}
+    )
+    cut = data[: len(data) * 9 // 10]
+    assert len(decode(cut, start_seconds=0.5, end_seconds=1.5)) == 10
+    for start, end in ((0.0, None), (2.0, 4.5), (4.0, 4.5)):
+        with pytest.raises(SampleError, match="truncated"):
+            decode(cut, start_seconds=start, end_seconds=end)
 
 
 # --- Limits, filters and damage ---

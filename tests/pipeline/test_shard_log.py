@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from pipeline.encode import EncodedClip
 from pipeline.errors import CommitConflict, SampleError, ShardError, StorageError
 from pipeline.flow import Work, tokenize_shard
+from pipeline.input_config import InputConfig
+from pipeline.listed_videos import VideoFetcher
 from pipeline.parts import describe_part
 from pipeline.records import Clip, DecodedFrame, Part, Position, Shard, Video
 from pipeline.rows import build_rows, row_schema
@@ -241,7 +243,7 @@ class Attempts:
 
     def __init__(self, source: Path, output: Path) -> None:
         self.store = open_store(str(output))
-        (self.shard,) = list_shards(str(source))
+        (self.shard,) = list_shards(InputConfig(shards=str(source)))
         self._source = source
         self._count = 0
 
@@ -259,6 +261,7 @@ class Attempts:
             tokenizer_config=config.model.tokenizer_config(),
             input=open_store(str(self._source)),
             output=Wrapped(self.store, **methods),  # type: ignore[arg-type]
+            fetcher=VideoFetcher(config),
             decoder=Decoder(rejected),
             encoder=encoder,  # type: ignore[arg-type]
             schema=SCHEMA,

@@ -10,11 +10,17 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, StorageError
+from pipeline.input_config import InputConfig
 from pipeline.records import Shard
 from pipeline.shards import input_root, list_shards, relative_patterns
 
 FILES = ["0.tar", "1.tar", "2.tar.gz", "README.md", "b/0.tar", "b/c/3.tgz", "b/0.parquet", "bc/4.tar"]
 TARS = ["0.tar", "1.tar", "2.tar.gz", "b/0.tar", "b/c/3.tgz", "bc/4.tar"]
+
+
+def tars(patterns: str | list[str] | tuple[str, ...]) -> InputConfig:
+    return InputConfig(shards=patterns if isinstance(patterns, str) else list(patterns))
+
 
 Listing = Callable[..., list[Shard]]
 
@@ -39,7 +45,7 @@ def listing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
     def call(*patterns: str) -> list[Shard]:
         full = [f"{folder}{pattern}" for pattern in patterns]
-        return list_shards(full if len(full) > 1 else full[0], options)
+        return list_shards(tars(full if len(full) > 1 else full[0]), options)
 
     yield call
 
@@ -110,7 +116,7 @@ def test_ids_are_unique_and_safe_as_file_names(tmp_path: Path) -> None:
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    shards = list_shards(str(tmp_path / "in"))
+    shards = list_shards(tars(str(tmp_path / "in")))
     assert sorted(shard.path for shard in shards) == sorted(names)
     ids = [shard.shard_id for shard in shards]
     assert len(set(map(str.lower, ids))) == len(names)
@@ -118,13 +124,13 @@ def test_ids_are_unique_and_safe_as_file_names(tmp_path: Path) -> None:
     # The same folder elsewhere, however it is written, is the same input.
     shutil.move(tmp_path / "in", tmp_path / "moved elsewhere")
     for pattern in ("moved elsewhere", "moved elsewhere/", "moved elsewhere/**", "moved elsewhere/**/*.t*"):
-        assert list_shards(f"{tmp_path}/{pattern}") == shards
+        assert list_shards(tars(f"{tmp_path}/{pattern}")) == shards
 
 
 def test_the_id_is_pinned(tmp_path: Path) -> None:
     """Commits of standing datasets carry it: a name, and what `printf 000.tar | sha256sum` begins with."""
     (tmp_path / "000.tar").touch()
-    (shard,) = list_shards(str(tmp_path))
+    (shard,) = list_shards(tars(str(tmp_path)))
     assert shard.shard_id == "000-fad71ac946"
 
 
@@ -135,7 +141,9 @@ def test_a_link_to_a_tar_is_a_tar(tmp_path: Path) -> None:
     (tmp_path / "in/1.tar").symlink_to(tmp_path / "gone")
     (tmp_path / "in/2.tar").mkdir()
     for pattern in ("in", "in/*.tar", "in/0.tar"):
-        assert [(shard.path, shard.size_bytes) for shard in list_shards(f"{tmp_path}/{pattern}")] == [("0.tar", 5)]
+        assert [(shard.path, shard.size_bytes) for shard in list_shards(tars(f"{tmp_path}/{pattern}"))] == [
+            ("0.tar", 5)
+        ]
 
 
 @pytest.mark.parametrize(
@@ -162,9 +170,9 @@ def test_a_link_to_a_tar_is_a_tar(tmp_path: Path) -> None:
     ],
 )
 def test_the_root(patterns: str | list[str], root: str) -> None:
-    assert input_root(patterns) == root
+    assert input_root(tars(patterns)) == root
     orders = [patterns] if isinstance(patterns, str) else itertools.permutations(patterns)
-    assert {input_root(order) for order in orders} == {root}
+    assert {input_root(tars(order)) for order in orders} == {root}
 
 
 @pytest.mark.parametrize(
@@ -172,13 +180,13 @@ def test_the_root(patterns: str | list[str], root: str) -> None:
     [["s3://a/0.tar", "s3://b/0.tar"], ["s3://a/0.tar", "/b/0.tar"], ["/b/0.tar", "s3://a/0.tar"], "s3://*/0.tar"],
 )
 def test_inputs_without_a_common_root(patterns: str | list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"s3://.*have no folder in common"):
-        input_root(patterns)
+    with pytest.raises(ConfigError, match=r"s3://.*no folder in common"):
+        input_root(tars(patterns))
 
 
 def test_patterns_below_the_root() -> None:
-    assert relative_patterns("s3://bucket/in/{0..9}.tar") == relative_patterns("/somewhere/in/{0..9}.tar")
-    assert relative_patterns(["/a/0.tar", "/a/b/*"]) != relative_patterns(["/a/0.tar", "/a/c/*"])
+    assert relative_patterns(tars("s3://bucket/in/{0..9}.tar")) == relative_patterns(tars("/somewhere/in/{0..9}.tar"))
+    assert relative_patterns(tars(["/a/0.tar", "/a/b/*"])) != relative_patterns(tars(["/a/0.tar", "/a/c/*"]))
 
 
 def test_tars_of_two_top_level_folders(tmp_path: Path) -> None:
@@ -187,7 +195,7 @@ def test_tars_of_two_top_level_folders(tmp_path: Path) -> None:
     other = Path("/dev/shm") / f"vidtok-test-{os.getpid()}.tar"
     other.write_bytes(b"yy")
     try:
-        shards = list_shards([str(tmp_path / "0.tar"), str(other)])
+        shards = list_shards(tars([str(tmp_path / "0.tar"), str(other)]))
     finally:
         other.unlink()
     assert [(shard.path, shard.size_bytes) for shard in shards] == [
@@ -199,11 +207,11 @@ def test_tars_of_two_top_level_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pattern", ["", "/", "/x", "/0.tar", "/{0..3}.tar", "/*.tar", "/**/*.tar"])
 def test_a_missing_bucket_is_told(s3_endpoint: str, pattern: str) -> None:
     with pytest.raises(StorageError, match=r"s3://nobucket.*bucket does not exist"):
-        list_shards(f"s3://nobucket{pattern}", {"endpoint_url": s3_endpoint})
+        list_shards(tars(f"s3://nobucket{pattern}"), {"endpoint_url": s3_endpoint})
 
 
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ok.tar").touch()
     Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.tar")).touch()
     with pytest.raises(ConfigError, match=r"'caf\\udce9\.tar': the name of a tar must be printable UTF-8"):
-        list_shards(str(tmp_path))
+        list_shards(tars(str(tmp_path)))

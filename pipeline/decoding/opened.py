@@ -1,0 +1,154 @@
+"""A video that is opened once: surveyed without decoding, then demuxed from wherever a span begins."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from typing import IO
+
+import av.error
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from pipeline.decoding.container import duration_of, opened_video, rate_of, source_of
+from pipeline.decoding.options import DecodeOptions
+from pipeline.decoding.timing import PacketTimes, Timeline
+from pipeline.records import SourceInfo
+
+__all__ = ["OpenedVideo"]
+
+# Formats whose header lists every packet, so that one that is cut off is seen.
+_LISTING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2"}
+# Formats that hold each packet's time, so that it is the same behind a seek; others have FFmpeg count on from the last.
+_SEEKING_FORMATS = {"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
+
+
+class OpenedVideo:
+    """One video; `survey` comes first.
+
+    Attributes:
+        source: what its container says.
+        rate: frames a second by the container, or 0.
+        seconds: its duration by the container, or None.
+        packets: the times of all of them.
+        promised: how many the container promises, where it does.
+    """
+
+    source: SourceInfo
+    rate: Fraction
+    seconds: float | None
+
+    def __init__(self, file: IO[bytes], size_bytes: int, options: DecodeOptions) -> None:
+        """Opens nothing yet.
+
+        Args:
+            file: the encoded video, seekable, at its beginning.
+            size_bytes: its size, for messages.
+            options: threads and limits.
+        """
+        self.packets: list[PacketTimes] = []
+        self.promised = 0
+        self.is_surveyed = False
+        self._file = file
+        self._size_bytes = size_bytes
+        self._options = options
+        self._is_listing = self._can_seek = False
+        self._numbers: dict[int | None, int] = {}
+        self._open = ExitStack()
+        self._container: InputContainer | None = None
+        self._is_used = False
+
+    def survey(self) -> None:
+        """Finds out all that demuxing tells, which costs little.
+
+        Raises:
+            SampleError: `no_video`, `unreadable` or `limit`.
+        """
+        self._file.seek(0)
+        with opened_video(self._file, self._size_bytes, self._options) as (container, stream):
+            self.source, self.rate = source_of(stream), rate_of(stream)
+            self.seconds = duration_of(container, stream)
+            try:
+                for packet in container.demux(stream):
+                    if packet.size:  # the last, empty one only says that there are no more
+                        times = PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
+                        self.packets.append(times)
+            except av.error.FFmpegError:
+                pass  # decoding meets it too, and says it
+            self.promised = stream.frames
+            self._is_listing = container.format.name in _LISTING_FORMATS
+            self._can_seek = container.format.name in _SEEKING_FORMATS
+        self._numbers = {packet.pts: number for number, packet in enumerate(self.packets)}
+        self.is_surveyed = True
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether packets are missing at its end."""
+        return self._is_listing and len(self.packets) < self.promised
+
+    def holds(self, end_seconds: float | None) -> bool:
+        """Whether the packets that are there go on beyond a time."""
+        times = self.timeline().times()
+        return end_seconds is not None and bool(times) and float(times[-1][0]) >= end_seconds
+
+    def timeline(self) -> Timeline:
+        """The times of its frames, none placed yet."""
+        reorders = bool(self.stream.codec_context.has_b_frames)
+        return Timeline(self.packets, self.stream.time_base or Fraction(1), self.rate, reorders=reorders)
+
+    @property
+    def stream(self) -> VideoStream:
+        """The stream to decode, of the container as it is open now."""
+        if self._container is None:
+            self.rewind()
+        return self._stream
+
+    def rewind(self) -> None:
+        """Goes back to the beginning: a container that was read is opened anew, which no format fails to do."""
+        if self._container is not None and not self._is_used:
+            return
+        self.close()
+        self._file.seek(0)
+        opened = opened_video(self._file, self._size_bytes, self._options)
+        self._container, self._stream = self._open.enter_context(opened)
+        self._is_used = False
+
+    def packets_from(self, first: int, last: int | None = None) -> "Iterator[Packet[VideoStream]]":
+        """The packets from one on that is not behind `first`, up to `last` or all; each packet must have its own time.
+
+        Args:
+            first: number of the first packet that is needed, a key.
+            last: number of the last one.
+        """
+        for packet in self._positioned(first):
+            yield packet
+            if last is not None and packet.size and packet.pts == self.packets[last].pts:
+                return
+
+    def _positioned(self, first: int) -> "Iterator[Packet[VideoStream]]":
+        if first and self._can_seek:
+            times = self.packets[first]
+            target = times.pts if times.dts is None else times.dts
+            assert target is not None, "each packet has its time"
+            try:
+                stream, container = self.stream, self._container
+                assert container is not None, "the stream's"
+                self._is_used = True
+                container.seek(target, stream=stream)
+                packets = container.demux(stream)
+                head = next(packets)
+                if head.size and self._numbers.get(head.pts, first + 1) <= first:
+                    return itertools.chain([head], packets)
+            except (av.error.FFmpegError, StopIteration):
+                pass  # a format that cannot seek, or does so wrongly
+        self.rewind()
+        stream, container = self.stream, self._container
+        assert container is not None, "the stream's"
+        self._is_used = True
+        return container.demux(stream)
+
+    def close(self) -> None:
+        """Closes the container."""
+        self._open.close()
+        self._container = None

@@ -1,0 +1,172 @@
+"""Manifests: Parquet, CSV and JSONL files, each row of which names a video or a span of one."""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, Any, cast
+from urllib.parse import parse_qsl
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError
+from pipeline.input_config import ColumnsConfig
+from pipeline.secrets import redact, storable
+from pipeline.storage import Store
+
+__all__ = ["ManifestRow", "read_manifest", "stand_in"]
+
+_ROWS_AT_ONCE = 10_000
+# Of a web address's query, what signs it: such a link is another one tomorrow.
+_SIGNING = re.compile(
+    r"x-(amz|goog|ms|oss|cos)-.*|signature|sig|sign|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid|"
+    r"ossaccesskeyid|.*token.*|.*secret.*|.*password.*|api_?key|auth|s[evprt]|sip|spr|sk[tev]|skoid|sktid",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestRow:
+    """One row.
+
+    Attributes:
+        url: of the video, as the manifest has it; a path is one below the manifest's folder.
+        key: the row's id, or its URL and span.
+        start_seconds: where the span begins, or None.
+        end_seconds: where it ends, or None.
+        text: the caption and the other columns, as a sample's members: by extension.
+        problem: why it names no video, or None.
+    """
+
+    url: str
+    key: str
+    start_seconds: float | None
+    end_seconds: float | None
+    text: dict[str, str]
+    problem: str | None
+
+
+def read_manifest(store: Store, path: str, columns: ColumnsConfig) -> Iterator[ManifestRow]:
+    """Reads a manifest, row by row.
+
+    A row that names no video is a row with a problem: it becomes a reject, and the others go on.
+
+    Args:
+        store: where it lies.
+        path: its path; its extension says what it is.
+        columns: what its columns are called.
+
+    Raises:
+        ConfigError: it is not what its extension says, or has no column of URLs.
+        StorageError: the store failed.
+    """
+    where = redact(f"{store.root}/{path}")
+    has_url = False
+    try:
+        for number, row in enumerate(_rows(store, path), 1):
+            if isinstance(row, dict) and columns.url not in row and not has_url:
+                raise ConfigError(
+                    f"input.manifests: {where}: there is no column {columns.url!r} (there are {', '.join(row)}); "
+                    "input.columns.url says which one holds the URLs"
+                )
+            has_url = True
+            yield _checked(row, columns, f"row {number} of {path}")
+    except (pa.ArrowException, csv.Error, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise ConfigError(f"input.manifests: {where}: cannot be read: {error}") from None
+
+
+def stand_in(url: str) -> str:
+    """What stands for a URL in a dataset: a web address without its user and query, which may be a signature.
+
+    What of the query signs nothing (`?id=7`) goes into a hash, so that addresses which differ stay so, and a link
+    that is signed anew stays the same.
+    """
+    bare = storable(url)
+    if bare == url or "?" not in url:
+        return bare
+    said = sorted(
+        (name, value) for name, value in parse_qsl(url.split("?", 1)[1], True) if not _SIGNING.fullmatch(name)
+    )
+    return f"{bare}?query={hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}" if said else bare
+
+
+def _rows(store: Store, path: str) -> Iterator[Mapping[str, Any] | str]:
+    """Each row by column; what is not a row as text."""
+    name = path.lower().removesuffix(".gz")
+    with store.open(path) as raw:
+        if name.endswith(".parquet"):
+            with pq.ParquetFile(cast("IO[bytes]", raw)) as file:
+                for group in range(file.num_row_groups):
+                    for batch in file.read_row_group(group, use_threads=False).to_batches(max_chunksize=_ROWS_AT_ONCE):
+                        yield from batch.to_pylist()
+            return
+        opened = gzip.GzipFile(fileobj=raw) if path.lower().endswith(".gz") else io.BufferedReader(raw)
+        text = io.TextIOWrapper(cast("IO[bytes]", opened), "utf-8-sig", newline="")
+        if name.endswith((".jsonl", ".ndjson")):
+            yield from (_parsed(line) for line in text if line.strip())
+            return
+        csv.field_size_limit(2**27)
+        for row in csv.DictReader(text, delimiter="\t" if name.endswith(".tsv") else ","):
+            # None is the name of what has no column, and the value of a column that the row does not reach.
+            yield {name: value for name, value in row.items() if name is not None and value is not None}
+
+
+def _parsed(line: str) -> Mapping[str, Any] | str:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+    return row if isinstance(row, dict) else line
+
+
+def _checked(row: Mapping[str, Any] | str, columns: ColumnsConfig, where: str) -> ManifestRow:
+    if isinstance(row, str):
+        problem = f"{where} is no JSON object: {row[:100]!r}"
+        return ManifestRow(url="", key=where, start_seconds=None, end_seconds=None, text={}, problem=problem)
+    names = [columns.url, columns.id, columns.caption, columns.start_seconds, columns.end_seconds]
+    given, key, caption, start, end = (row.get(name) for name in names)
+    url = "" if given is None else str(given).strip()
+    problems = [] if url else [f"{columns.url} is {given!r}"]
+    seconds: list[float | None] = []
+    for name, value in ((columns.start_seconds, start), (columns.end_seconds, end)):
+        number = _seconds(value)
+        if number is not None and not (math.isfinite(number) and number >= 0):
+            problems.append(f"{name} is {value!r}, expected seconds")
+            number = None
+        seconds.append(number)
+    first, last = seconds
+    if first is not None and last is not None and first >= last:
+        problems.append(f"the span from {first} to {last} s is empty")
+    others = {name: value for name, value in row.items() if name not in names and value is not None}
+    metadata = json.dumps({"url": stand_in(url), **others}, ensure_ascii=False, default=str)
+    has_caption = caption is not None and str(caption).strip()
+    return ManifestRow(
+        url=url,
+        key=str(key) if key not in (None, "") else _named(url, first, last) or where,
+        start_seconds=first,
+        end_seconds=last,
+        text={**({"caption": str(caption)} if has_caption else {}), "json": metadata},
+        problem=f"{where}: {'; '.join(problems)}" if problems else None,
+    )
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _named(url: str, start: float | None, end: float | None) -> str:
+    """A URL with its span, in the form of W3C's media fragments."""
+    if start is None and end is None:
+        return stand_in(url)
+    return f"{stand_in(url)}#t={'' if start is None else f'{start:g}'}{'' if end is None else f',{end:g}'}"
