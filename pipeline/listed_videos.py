@@ -1,6 +1,7 @@
 """read_listed_videos: the videos of a list, each fetched once for all its spans, the next ones ahead."""
 
 import itertools
+import posixpath
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +30,8 @@ class VideoFetcher:
         """Reaches all stores as the job's input."""
         self._source = config.input
         self._options = config.storage.input.model_dump()
-        self._root = open_store(input_root(config.input), self._options)
+        self._folder = input_root(config.input)
+        self._root = open_store(self._folder, self._options)
         self._max_bytes = config.limits.video_bytes
 
     def video(self, listed: ListedVideo) -> bytes:
@@ -75,6 +77,9 @@ class VideoFetcher:
                     f"{url}: the manifest has no link for it any more; the dataset does not keep signatures"
                 )
             url = link
+        if url.startswith("../"):  # beside or above the folder that all manifests lie in
+            scheme, slashes, path = self._folder.rpartition("://")
+            url = scheme + slashes + posixpath.normpath(posixpath.join(path, url))
         if "://" not in url and not url.startswith("/"):
             return self._root, url
         query = url.find("?") if "://" in url else -1
@@ -127,8 +132,8 @@ def read_listed_videos(
         asked = asked[start.sample :]
     else:
         asked = [(number, video) for number, video in asked if (video.key, video.occurrence) in wanted]
-    # Together are the spans of one video; a row that names none has nothing to share.
-    groups = [list(group) for _, group in itertools.groupby(asked, lambda pair: pair[1].url or pair[0])]
+    # Together are the spans of one video; a row with a problem has nothing to share.
+    groups = [list(group) for _, group in itertools.groupby(asked, lambda pair: (pair[1].problem, pair[1].url))]
     for group, fetched in _ahead(groups, fetcher):
         for place, (number, video) in enumerate(group):
             ref = VideoRef(

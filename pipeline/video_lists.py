@@ -17,11 +17,12 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import ShardError
+from pipeline.errors import ConfigError, ShardError
 from pipeline.input_config import InputConfig
 from pipeline.manifests import ManifestRow, read_manifest, stand_in
 from pipeline.records import Shard, VideoRange
 from pipeline.samples import TEXT_EXTENSIONS
+from pipeline.secrets import redact_url
 from pipeline.shards import Found, find_files
 from pipeline.storage import Store
 
@@ -118,6 +119,8 @@ def list_videos(
     for path in sorted(found.files):
         rows = (_listed(row, path) for row in read_manifest(found.store, path, source.columns))
         _add(lists, path, _stem(path), rows, known[path], source.videos_per_shard)
+    if not lists.shards and not any(known.values()):
+        raise ConfigError(f"input.manifests: {', '.join(map(redact_url, source.patterns))}: there is no row")
     return lists
 
 
@@ -157,8 +160,8 @@ def _add(
         occurrences[video.key] += 1
     slices: list[list[ListedVideo]] = []
     for group in groups.values():
-        # By time, so that one pass goes through a video.
-        group.sort(key=lambda video: (video.start_seconds or 0.0, video.end_seconds or 0.0))
+        # By time, so that one pass goes through a video; what names no span of it stands in front.
+        group.sort(key=lambda video: (video.problem is None, video.start_seconds or 0.0, video.end_seconds or 0.0))
         if not slices or len(slices[-1]) >= most:
             slices.append([])
         slices[-1] += group
