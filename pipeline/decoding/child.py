@@ -36,7 +36,7 @@ def serve(control: socket.socket, status: Status) -> None:
         try:
             video = Slab(message["size_bytes"], fd=fd)
             if not _decode(video, DecodeOptions(**message["options"]), message["spans"], control, status):
-                return  # what is left of its memory may be in pieces
+                return  # what is left of its memory may be in pieces, or of a library's state
         except (WorkerGone, ConnectionError):
             return
 
@@ -48,7 +48,7 @@ def _decode(
     control: socket.socket,
     status: Status,
 ) -> bool:
-    """Sends the frames and the end of each span; False where memory was short."""
+    """Sends the frames and the end of each span; False where this process is better replaced."""
     windows = _Windows(control, status)
     try:
         for frames in decode_spans(
@@ -61,7 +61,7 @@ def _decode(
         ):
             end = _send_span(frames, windows)
             send(control, {"end": end})
-            if end is not None and end[1] == "memory":
+            if end is not None and end[1] in ("memory", "crash"):
                 return False
     finally:
         windows.close()
@@ -80,6 +80,10 @@ def _send_span(frames: Iterator[DecodedFrame], windows: "_Windows") -> list[str]
     except MemoryError as error:  # FFmpeg's too
         limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
         return ["decode", "memory", f"a decoder may take {limit:,} bytes, and more were wanted: {error}"]
+    except (WorkerGone, ConnectionError):
+        raise
+    except Exception as error:  # the video's boundary: a fault of ours or of a library's, which costs it alone
+        return ["decode", "crash", f"{type(error).__name__}: {error}"]
     return None
 
 

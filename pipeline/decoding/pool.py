@@ -224,7 +224,7 @@ class _Task:
 
     def _ended(self, reject: list[str] | None) -> None:
         """The decoder is done with this span."""
-        is_lost = reject is not None and reject[1] == "memory"  # it ends by itself then
+        is_lost = reject is not None and reject[1] in ("memory", "crash")  # it ends by itself then
         if self._decoder is not None and (is_lost or len(self._spans) == 1):
             self._decoders.give_back(self._decoder)
             self._decoder = None

@@ -58,6 +58,8 @@ def hooked(word, options, callbacks):
         ctypes.string_at(0)
     if what == "exit":
         os._exit(3)
+    if what == "raise":
+        raise LookupError("of a library")
     if what == "hang":
         time.sleep(10_000)
     if what == "spin":
@@ -189,6 +191,7 @@ def test_a_span_that_crashes_costs_itself_alone(pool: DecoderPool) -> None:
     [
         ("segfault", "crash", "twice: the decoder was killed by SIGSEGV"),
         ("exit", "crash", "twice: the decoder ended with exit code 3"),
+        ("raise", "crash", "LookupError: of a library"),
         ("hang", "timeout", "twice: no byte was read and no frame came for 2 s"),
         ("spin", "timeout", "twice: no byte was read and no frame came for 2 s"),
         ("allocate", "memory", "a decoder may take 419,430,400 bytes, and more were wanted"),

@@ -1,0 +1,124 @@
+"""Lists of videos: their order, their shards, and what they cost."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ShardError
+from pipeline.input_config import InputConfig
+from pipeline.manifests import stand_in
+from pipeline.records import Shard, VideoRange
+from pipeline.storage import Store, open_store
+from pipeline.video_lists import list_videos, read_listed
+
+
+def manifest(folder: Path, rows: list[dict[str, Any]], **given: Any) -> InputConfig:
+    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return InputConfig(manifests=str(folder / "m.jsonl"), **given)
+
+
+def stored(store: Store, files: dict[str, bytes]) -> Store:
+    for path, data in files.items():
+        store.put_if_absent(path, data)
+    return store
+
+
+def test_spans_of_a_video_stay_together_in_time(tmp_path: Path) -> None:
+    rows = [{"url": f"{n % 5}.mp4", "start_seconds": 20 - n, "id": n} for n in range(20)]
+    lists = list_videos(manifest(tmp_path, rows, videos_per_shard=6), {})
+    assert [shard.videos and (shard.videos.first, shard.videos.count) for shard in lists.shards] == [
+        *((0, 8), (8, 8), (16, 4))
+    ]
+    store = stored(open_store(str(tmp_path / "out")), lists.files)
+    videos = [video for shard in lists.shards for video in read_listed(store, shard)]
+    assert [(video.url, video.start_seconds) for video in videos] == [
+        (f"{url}.mp4", 20.0 - n) for url in range(5) for n in range(15 + url, -1, -5)
+    ]
+    # The same input is the same list, byte for byte; and a row's name does not depend on its shard.
+    assert list_videos(manifest(tmp_path, rows, videos_per_shard=6), {}) == lists
+    other = list_videos(manifest(tmp_path, rows, videos_per_shard=100), {})
+    assert other.files == lists.files and len(other.shards) == 1
+
+
+def test_a_list_larger_than_a_row_group_is_read_where_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"url": f"{n:05d}.mp4"} for n in range(10_000)]
+    lists = list_videos(manifest(tmp_path, rows, videos_per_shard=3000), {})
+    store = stored(open_store(str(tmp_path / "out")), lists.files)
+    groups: list[int] = []
+    real = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read_row_group",
+        lambda self, group, **options: groups.append(group) or real(self, group, **options),
+    )
+    read = [[video.url for video in read_listed(store, shard)] for shard in lists.shards]
+    assert [len(urls) for urls in read] == [3000, 3000, 3000, 1000]
+    assert [url for urls in read for url in urls] == [f"{n:05d}.mp4" for n in range(10_000)]
+    assert groups == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_list_that_is_not_ours(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    shard = Shard(
+        shard_id="s", path=".", size_bytes=0, etag=None, videos=VideoRange(path="l.parquet", first=0, count=2)
+    )
+    store.put("l.parquet", b"torn")
+    with pytest.raises(ShardError, match=r"l\.parquet: is no list of videos of ours"):
+        read_listed(store, shard)
+    lists = list_videos(manifest(tmp_path, [{"url": "a.mp4"}]), {})
+    store.put("l.parquet", next(iter(lists.files.values())))
+    with pytest.raises(ShardError, match=r"l\.parquet: has 1 rows, s begins at 0 and ends at 2"):
+        read_listed(store, shard)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("a/b.mp4", "a/b.mp4"),
+        ("odd?name=1.mp4", "odd?name=1.mp4"),
+        ("s3://bucket/a.mp4", "s3://bucket/a.mp4"),
+        ("https://host/a.mp4", "https://host/a.mp4"),
+        ("https://user:pass@host/a.mp4", "https://host/a.mp4"),
+        ("https://host/a.mp4?X-Amz-Signature=1&X-Amz-Date=2", "https://host/a.mp4"),
+        ("https://host/a.mp4?sv=1&se=2&sig=3", "https://host/a.mp4"),
+        ("https://host/a.mp4?Expires=1&Signature=2&Key-Pair-Id=3", "https://host/a.mp4"),
+    ],
+)
+def test_what_stands_for_a_url(url: str, expected: str) -> None:
+    assert stand_in(url) == expected
+
+
+def test_what_signs_nothing_tells_addresses_apart() -> None:
+    seven, eight = (stand_in(f"https://host/watch?v={n}&token=secret") for n in (7, 8))
+    assert seven != eight and "secret" not in seven and seven.startswith("https://host/watch?query=")
+    assert stand_in("https://host/watch?token=other&v=7") == seven
+
+
+@pytest.mark.slow
+def test_a_million_rows_take_bounded_memory(tmp_path: Path) -> None:
+    count = 1_000_000
+    columns = {
+        "url": [f"s3://bucket/videos/{n // 5:09d}.mp4" for n in range(count)],
+        "id": [f"clip-{n:09d}" for n in range(count)],
+        "caption": ["a person does something in a place, and then another thing happens"] * count,
+        "start_seconds": [n % 5 * 10.0 for n in range(count)],
+        "end_seconds": [n % 5 * 10.0 + 9 for n in range(count)],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    program = (
+        "import resource; from pipeline.input_config import InputConfig; from pipeline.video_lists import list_videos;"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = peak();"
+        f"lists = list_videos(InputConfig(manifests={str(tmp_path / 'm.parquet')!r}), {{}});"
+        "print(sum(shard.videos.count for shard in lists.shards), (peak() - before) * 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    listed, taken = map(int, done.stdout.split())
+    assert listed == count and taken < 1.5 * 2**30, f"{taken:,} bytes"
