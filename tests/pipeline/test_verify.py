@@ -147,7 +147,10 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
         lambda folder: edit_footer(folder, lambda footer: footer["range"]["start"].update(sample=9)),
         r"-p001\.parquet: beginning \(a hole or an overlap in the chain\)",
     ),
-    (lambda folder: shutil.copy(parts(folder)[0], folder / "out/data/other-p000.parquet"), "no commit names it"),
+    (
+        lambda folder: shutil.copy(parts(folder)[0], folder / "out/data/other-0123456789-p000.parquet"),
+        "no commit names it, and none will; gc removes it",
+    ),
     (lambda folder: (folder / "out/_commits/unknown.json").write_text("{}"), "a commit of no shard of the input"),
     (lambda folder: first_commit(folder).write_text("{"), "its commit cannot be read: CommitConflict"),
     (lambda folder: first_commit(folder).write_text('{"shard_id": 1}'), "its commit cannot be read"),
