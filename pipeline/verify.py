@@ -14,6 +14,7 @@ from pipeline.dataset import Dataset
 from pipeline.dataset import fingerprint as fingerprint_of
 from pipeline.errors import VidtokError
 from pipeline.garbage import Unnamed, paths_of, shard_of, sort_unnamed, stored_objects
+from pipeline.inputs import missing_inputs
 from pipeline.records import Position, Shard
 from pipeline.runs import live_runs
 from pipeline.samples import read_shard
@@ -23,6 +24,9 @@ from pipeline.snapshots import newest_snapshot
 from pipeline.storage import Store
 
 __all__ = ["Verdict", "verify_dataset"]
+
+# What reading a record may raise, of which a byte is another one.
+_NOT_OURS = (VidtokError, KeyError, TypeError, ValueError)
 
 
 @dataclass
@@ -59,9 +63,13 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
         verdict.problems.append("dataset.json: the fingerprint is not that of its plan")
     # In this order, as gc does: what a run writes meanwhile is in none of these, or in all that follow.
     objects = stored_objects(dataset)
-    snapshot = {row["shard_id"]: _digest(row) for row in newest_snapshot(dataset.store).commits()}
+    snapshot = _newest_snapshot(dataset, verdict.problems)
     committed = [info.path.removeprefix(f"{COMMITS}/").removesuffix(".json") for info in dataset.store.list(COMMITS)]
     shards = {shard.shard_id: shard for shard in dataset.inputs()}
+    verdict.problems += [
+        f"{path}: is not there, though later lists are: no run sees the shards that those add; put it back"
+        for path in missing_inputs(dataset.store)
+    ]
     ids: list[Any] = []
     digests: dict[str, bytes] = {}
     named: set[str] = set()
@@ -75,7 +83,7 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
             digests[shard_id] = _digest(commit)
             check = ShardCheck(dataset, commit, shards[shard_id], deep=deep)
             check.run()
-        except (VidtokError, KeyError, TypeError) as error:
+        except _NOT_OURS as error:
             verdict.problems.append(f"{shard_id}: its commit cannot be read: {type(error).__name__}: {error}")
             continue
         verdict.problems += [f"{shard_id}: {problem}" for problem in check.problems]
@@ -97,6 +105,15 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
 
 def _digest(commit: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(json.dumps(commit, sort_keys=True).encode()).digest()
+
+
+def _newest_snapshot(dataset: Dataset, problems: list[str]) -> dict[str, bytes]:
+    """Digests of the commits that the newest snapshot holds, by shard; one that cannot be read is a problem."""
+    try:
+        return {row["shard_id"]: _digest(row) for row in newest_snapshot(dataset.store).commits()}
+    except _NOT_OURS as error:
+        problems.append(f"the newest snapshot: {error}; it is derived: without it the next run writes another")
+        return {}
 
 
 def _against_snapshot(snapshot: Mapping[str, bytes], digests: Mapping[str, bytes]) -> list[str]:

@@ -184,6 +184,39 @@ def test_each_damage_is_seen(copy: Path, damage: Callable[[Path], object], messa
     assert any(re.search(message, problem) for problem in problems), problems
 
 
+SNAPSHOTS: list[Callable[[Path], object]] = [
+    lambda path: path.write_bytes(b"garbage"),
+    lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    lambda path: (path.unlink(), path.symlink_to("/proc/self/mem")),  # which no one can read
+    lambda path: pq.write_table(pq.read_table(path).drop_columns("tokens"), path),
+    # A snapshot's columns with nothing in them.
+    lambda path: pq.write_table(pq.read_schema(path).empty_table().from_pylist([{}], pq.read_schema(path)), path),
+]
+
+
+@pytest.mark.parametrize("damage", SNAPSHOTS)
+def test_a_damaged_snapshot_is_told_and_hides_nothing(copy: Path, damage: Callable[[Path], object]) -> None:
+    (newest,) = (copy / "out/_snapshots").iterdir()
+    shutil.copy(parts(copy)[0], copy / "out/data/mine.parquet")
+    edit_commit(copy, keep_snapshots=True, videos=9)
+    damage(newest)
+    found = check(copy)
+    told, counts, stray = found.problems
+    assert told.startswith("the newest snapshot: ") and "without it the next run writes another" in told
+    assert "videos of all parts: found 3, expected 9" in counts and stray.startswith("data/mine.parquet: no commit")
+    assert found.shards == 2
+
+
+def test_a_list_of_shards_that_is_lost_is_told(copy: Path) -> None:
+    """Nobody reads the lists behind it."""
+    for number in (1, 3, 4):
+        shutil.copy(copy / "out/inputs/00000.parquet", copy / f"out/inputs/0000{number}.parquet")
+    (problem,) = check(copy).problems
+    assert problem.startswith("inputs/00002.parquet: is not there, though later lists are")
+    (copy / "out/inputs/00001.parquet").unlink()
+    assert [line.split(":")[0] for line in check(copy).problems] == ["inputs/00001.parquet", "inputs/00002.parquet"]
+
+
 def test_a_changed_byte_is_seen_when_looked_for(copy: Path) -> None:
     flip_a_byte(copy)
     assert check(copy).problems == []
