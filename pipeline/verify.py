@@ -26,7 +26,7 @@ from pipeline.storage import Store
 __all__ = ["Verdict", "verify_dataset"]
 
 # What reading a record may raise, of which a byte is another one.
-_NOT_OURS = (VidtokError, KeyError, TypeError, ValueError)
+_NOT_OURS = (VidtokError, pa.ArrowException, KeyError, TypeError, ValueError)
 
 
 @dataclass
@@ -84,7 +84,7 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
             check = ShardCheck(dataset, commit, shards[shard_id], deep=deep)
             check.run()
         except _NOT_OURS as error:
-            verdict.problems.append(f"{shard_id}: its commit cannot be read: {type(error).__name__}: {error}")
+            verdict.problems.append(f"{shard_id}: cannot be checked: {type(error).__name__}: {error}")
             continue
         verdict.problems += [f"{shard_id}: {problem}" for problem in check.problems]
         verdict.problems += _against_source(shards[shard_id], check.keys, source)

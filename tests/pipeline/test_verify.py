@@ -152,8 +152,8 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
         "no commit names it, and none will; gc removes it",
     ),
     (lambda folder: (folder / "out/_commits/unknown.json").write_text("{}"), "a commit of no shard of the input"),
-    (lambda folder: first_commit(folder).write_text("{"), "its commit cannot be read: CommitConflict"),
-    (lambda folder: first_commit(folder).write_text('{"shard_id": 1}'), "its commit cannot be read"),
+    (lambda folder: first_commit(folder).write_text("{"), "cannot be checked: CommitConflict"),
+    (lambda folder: first_commit(folder).write_text('{"shard_id": 1}'), "cannot be checked"),
     (lambda folder: edit_commit(folder, source={"path": "x"}), "commit: source: found {'path': 'x'}, expected"),
     (lambda folder: edit_commit(folder, rejects=None), "1 rejects in the parts' footers, but the commit names None"),
     (lambda folder: edit_parts(folder, lambda named: named.reverse()), r"part 0: name: found .*-p001\.parquet"),
@@ -182,6 +182,43 @@ def test_each_damage_is_seen(copy: Path, damage: Callable[[Path], object], messa
     damage(copy)
     problems = check(copy).problems
     assert any(re.search(message, problem) for problem in problems), problems
+
+
+REMEDY = "no run writes again what is committed: put it back from a backup"
+
+
+def test_each_lost_part_is_told_and_what_to_do(copy: Path) -> None:
+    """Those behind it are looked at too, and what follows from its loss is not said as well."""
+    lost = [parts(copy)[0], parts(copy)[2]]
+    commits = sorted((copy / "out/_commits").iterdir())
+    behind = parts(copy)[1]
+    for path in lost:
+        path.unlink()
+    behind.write_bytes(behind.read_bytes()[:-1])
+    (copy / "out" / json.loads(commits[0].read_text())["rejects"]["path"]).unlink()
+    said = [line.split(": ", 1) for line in check(copy).problems]
+    first, second = (json.loads(commit.read_text())["shard_id"] for commit in commits)
+    assert [(shard_id, line.split(":")[0]) for shard_id, line in said] == [
+        (first, f"data/{lost[0].name}"),
+        (first, f"data/{behind.name}"),
+        (first, f"rejects/{first}.parquet"),
+        (first, "no run writes again what is committed"),
+        (second, f"data/{lost[1].name}"),
+        (second, "no run writes again what is committed"),
+    ]
+    assert said[3][1].endswith("or tokenize 0.tar into another output")
+
+
+def test_a_part_with_a_damaged_page_is_told(copy: Path) -> None:
+    """Its footer is whole, and its size is right."""
+    first = parts(copy)[0]
+    with pq.ParquetFile(first) as file:
+        start = file.metadata.row_group(0).column(0).dictionary_page_offset
+    data = bytearray(first.read_bytes())
+    data[start : start + 40] = b"\xff" * 40
+    first.write_bytes(data)
+    problem, remedy = check(copy).problems
+    assert f"data/{first.name}: cannot be read: " in problem and REMEDY in remedy
 
 
 SNAPSHOTS: list[Callable[[Path], object]] = [
@@ -220,8 +257,8 @@ def test_a_list_of_shards_that_is_lost_is_told(copy: Path) -> None:
 def test_a_changed_byte_is_seen_when_looked_for(copy: Path) -> None:
     flip_a_byte(copy)
     assert check(copy).problems == []
-    (problem,) = check(copy, deep=True).problems
-    assert "p000.parquet: sha256: found" in problem
+    problem, remedy = check(copy, deep=True).problems
+    assert "p000.parquet: sha256: found" in problem and REMEDY in remedy
 
 
 def test_a_shard_without_a_commit_is_not_accounted_for(copy: Path) -> None:
