@@ -34,7 +34,8 @@ class InputConfig(Section):
 
     shards: Annotated[str | list[str], Field(min_length=1)] = Field(
         description="WebDataset tars: a path, a brace pattern (data/{000..127}.tar), a glob, a folder or a prefix "
-        "(s3://bucket/prefix/), or a list of these."
+        "(s3://bucket/prefix/), plain links (https://host/{000..127}.tar, without a query, from a server that says "
+        "sizes), or a list of these."
     )
 
     @field_validator("shards", mode="before")

@@ -3,8 +3,8 @@
 import hashlib
 import posixpath
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from braceexpand import braceexpand
@@ -12,11 +12,12 @@ from braceexpand import braceexpand
 from pipeline.errors import ConfigError
 from pipeline.records import Shard
 from pipeline.secrets import redact_url
-from pipeline.storage import ObjectInfo, absolute_url, open_store
+from pipeline.storage import ObjectInfo, Store, absolute_url, open_store
 
 __all__ = ["TAR_SUFFIXES", "input_root", "list_shards", "relative_patterns"]
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_ASKED_AT_ONCE = 16
 
 
 def input_root(patterns: str | Iterable[str]) -> str:
@@ -54,30 +55,32 @@ def list_shards(patterns: str | Iterable[str], options: Mapping[str, Any] | None
         options: how to reach the store, as for `open_store`.
 
     Raises:
-        ConfigError: nothing matches, or tars named one by one are missing (all of them in the message).
+        ConfigError: nothing matches, tars named one by one are missing (all of them in the message), or a web
+            server does not say their sizes.
         StorageError: the store cannot be listed.
     """
+    _refuse_queries(patterns)
     root = input_root(patterns)
     store = open_store(root, options)
     found: dict[str, ObjectInfo] = {}
-    named: dict[str, set[str]] = defaultdict(set)
+    named: set[str] = set()
     for pattern in _as_list(patterns):
         for url in _expand(pattern):
             path = absolute_url(url).removeprefix(root).lstrip("/")
             if re.search(r"[*?\[]", path):
                 found |= _tars(store.glob(path))
             elif path.endswith(TAR_SUFFIXES):
-                named[posixpath.dirname(path)].add(path)
+                named.add(path)
             else:
                 found |= _tars(store.list(path, recursive=True))
-    missing: list[str] = []
-    for folder, paths in named.items():
-        # One listing of the folder, not one request a tar.
-        there = {info.path: info for info in store.list(folder)}
-        found |= {path: there[path] for path in paths & there.keys()}
-        missing += sorted(paths - there.keys())
-    if missing:
-        raise ConfigError([f"input.shards: {redact_url(store.root)}/{path}: there is no such tar" for path in missing])
+    if store.is_web:
+        named |= found.keys()  # an index page has no sizes
+    there = _look_for(store, named)
+    found |= there
+    lacks = {path: "there is no such tar" for path in named - there.keys()}
+    lacks |= {path: "the server does not say its size" for path, info in found.items() if not info.has_size}
+    if lacks:
+        raise ConfigError([f"input.shards: {redact_url(store.root)}/{path}: {lacks[path]}" for path in sorted(lacks)])
     if not found:
         next(store.list(), None)  # raises where the whole bucket is missing, which a glob takes for empty
         tried = ", ".join(redact_url(pattern) for pattern in _as_list(patterns))
@@ -89,6 +92,27 @@ def list_shards(patterns: str | Iterable[str], options: Mapping[str, Any] | None
         Shard(shard_id=_shard_id(path), path=path, size_bytes=info.size_bytes, etag=info.etag)
         for path, info in sorted(found.items())
     ]
+
+
+def _refuse_queries(patterns: str | Iterable[str]) -> None:
+    links = [pattern for pattern in _as_list(patterns) if re.match(r"https?://[^?]*\?", pattern)]
+    if links:
+        raise ConfigError(
+            [
+                f"input.shards: {redact_url(link)}: behind it a ? begins a query, which may be a signature, and no "
+                "dataset keeps those; expected a plain link, or the bucket itself (s3://...)"
+                for link in links
+            ]
+        )
+
+
+def _look_for(store: Store, paths: Collection[str]) -> dict[str, ObjectInfo]:
+    """Those of some paths that are there: by one listing of each folder; of a web server, by one request a path."""
+    if store.is_web:
+        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+            return {info.path: info for info in pool.map(store.info, sorted(paths)) if info is not None}
+    folders = {posixpath.dirname(path) for path in paths}
+    return {info.path: info for folder in folders for info in store.list(folder) if info.path in paths}
 
 
 def _as_list(patterns: str | Iterable[str]) -> list[str]:

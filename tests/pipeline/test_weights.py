@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError, StorageError
 from pipeline.weights import Weights, load_weights, locate_weights
+from tests.servers.web import WebServer
 from vidtok_model import MODELS, TokenizerConfig, VideoTokenizer, random_tokenizer
 
 NAME = "vidtok_fsq_causal_488_4096"
@@ -157,6 +158,14 @@ def test_a_link_to_a_server_that_is_not_there() -> None:
     with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:1/w\.ckpt: .*Cannot connect") as caught:
         located("http://127.0.0.1:1/w.ckpt?X-Amz-Signature=hunter2", {"retry_seconds": 0})
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_link_without_a_size(checkpoint: Path) -> None:
+    """Nobody could tell whether all of it came."""
+    with WebServer(checkpoint.parent, sizes=False) as server:
+        url = f"{server.url}/{checkpoint.name}"
+        with pytest.raises(StorageError, match=rf"cannot open {url}: the server does not say its size"):
+            located(url)
 
 
 def test_garbage_behind_a_link_is_named_by_the_link(web_server: str, tmp_path: Path) -> None:
