@@ -98,6 +98,12 @@ def test_the_table_names_every_crash_point() -> None:
     assert sorted(named) == sorted(CRASH_POINTS)
 
 
+def test_the_tests_that_guard_a_rule_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "ARCHITECTURE.md").read_text())
+    assert len(named) >= 10
+    assert [(path, name) for path, name in named if f"\ndef {name}(" not in (ROOT / path).read_text()] == []
+
+
 @pytest.mark.parametrize("drivers", [2, 4])
 def test_drivers_at_once_make_one_dataset(shards: Path, place: OutputPlace, unbroken: Any, drivers: int) -> None:
     config = small_job(shards, place)
