@@ -27,6 +27,11 @@ class WebServer:
                 if sizes or keyword != "Content-Length":
                     super().send_header(keyword, value)
 
+            def end_headers(self) -> None:
+                if not ranges:
+                    self.send_header("Accept-Ranges", "none")
+                super().end_headers()
+
             def list_directory(self, path: Any) -> Any:
                 return super().list_directory(path) if index else self.send_error(403)  # type: ignore[func-returns-value]
 
