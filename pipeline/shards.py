@@ -95,7 +95,7 @@ def list_shards(patterns: str | Iterable[str], options: Mapping[str, Any] | None
 
 
 def _refuse_queries(patterns: str | Iterable[str]) -> None:
-    links = [pattern for pattern in _as_list(patterns) if re.match(r"https?://[^?]*\?", pattern)]
+    links = [pattern for pattern in _as_list(patterns) if re.search(r"https?://[^?]*\?", pattern)]
     if links:
         raise ConfigError(
             [
