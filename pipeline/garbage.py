@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
+from pipeline.inputs import missing_inputs
 from pipeline.runs import live_runs
 from pipeline.shard_log import COMMITS, DATA
 from pipeline.storage import ObjectInfo
@@ -82,7 +83,8 @@ def _unnamed_objects(dataset: Dataset) -> Unnamed:
     """Finds the parts and rejects that no commit names.
 
     Raises:
-        ConfigError: there is a commit of a shard that the input does not have: something was lost or mixed up.
+        ConfigError: there is a commit of a shard that the input does not have, or a list of shards is gone: something
+            was lost or mixed up.
     """
     # In this order: what is written after a step is not looked at by it, so nothing that is new can look like garbage.
     objects = stored_objects(dataset)
@@ -90,6 +92,8 @@ def _unnamed_objects(dataset: Dataset) -> Unnamed:
     shard_ids = {shard.shard_id for shard in dataset.inputs()}
     if unknown := sorted(commits - shard_ids):
         raise ConfigError(f"{dataset.store.root}: inputs/ has no shard {unknown[0]}, which is committed")
+    if lost := missing_inputs(dataset.store):
+        raise ConfigError(f"{dataset.store.root}: {lost[0]} is not there, so nobody knows whose the parts are")
     named = {path for commit in dataset.commits() for path in paths_of(commit)}
     return sort_unnamed(objects, named=named, uncommitted=shard_ids - commits)
 

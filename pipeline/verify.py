@@ -91,14 +91,14 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
         ids += check.ids
         verdict.shards += 1
         verdict.rows += commit["rows"]
-    left = [shard for shard_id, shard in shards.items() if shard_id not in set(committed)]
+    uncommitted = shards.keys() - set(committed)
+    left = [shard for shard_id, shard in shards.items() if shard_id in uncommitted]
     verdict.uncommitted = len(left)
     verdict.problems += [line for shard in left for line in _against_source(shard, None, source)]
     verdict.problems += _double_ids(ids) + _against_snapshot(snapshot, digests)
     # Of what has a commit that is lost or cannot be read, nobody knows what it names.
     unclear = (snapshot.keys() | set(committed)) - digests.keys()
     objects = [info for info in objects if shard_of(info.path) not in unclear]
-    uncommitted = {shard.shard_id for shard in left}
     verdict.problems += _strays(dataset, sort_unnamed(objects, named=named, uncommitted=uncommitted))
     return verdict
 

@@ -150,6 +150,21 @@ def test_a_list_of_shards_that_was_lost_makes_no_garbage(made: Path) -> None:
         found(made, remove=True)
 
 
+def test_a_list_of_shards_that_is_missing_between_others_makes_none(made: Path) -> None:
+    """Nobody reads the lists behind it, and a run may be at work on their shards."""
+    for number in (1, 2):
+        (made / f"in/{number + 1}.tar").write_bytes((made / "in/1.tar").read_bytes())
+        run_job(config_of(made), append=True)
+    for path in (made / "out/_commits").glob("[23]-*.json"):
+        path.unlink()
+    shutil.rmtree(made / "out/_snapshots")
+    (made / "out/inputs/00001.parquet").unlink()
+    before = parts(made)
+    with pytest.raises(ConfigError, match=r"inputs/00001\.parquet is not there, so nobody knows whose the parts are"):
+        found(made, remove=True)
+    assert parts(made) == before
+
+
 def test_rejects_of_another_parquet_version_are_the_same(broken_off: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that died after it put them, and goes on after an upgrade."""
     import pipeline.shard_log as module
