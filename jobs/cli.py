@@ -52,7 +52,10 @@ Assignments = Annotated[
 def tokenize(
     job: Annotated[Path, typer.Argument(help="The job file (YAML).")],
     assignments: Assignments = None,
-    append: Annotated[bool, typer.Option("--append", help="Add tars that came after the first run.")] = False,
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Add tars that came after the first run; without it no later run looks for any."),
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Tokenize shards of videos into a dataset, or go on with one."""
@@ -95,8 +98,9 @@ def _summarise(config: JobConfig, result: Any) -> None:
     rejects = sum(sum(commit["rejects_by_class"].values()) for commit in result.commits)
     before = f" ({progress.shards_before} of them earlier)" if progress.shards_before else ""
     out.print(f"Committed {progress.shards_before + progress.shards_done} of {progress.shards} shards{before}")
+    # Whoever wrote their parts: a run adopts what others left.
     out.print(
-        f"This run: {totals['videos']:,} videos, {totals['rows']:,} clips, {totals['tokens']:,} tokens, "
+        f"Those of this run hold {totals['videos']:,} videos, {totals['rows']:,} clips, {totals['tokens']:,} tokens, "
         f"{rejects:,} rejects, in {escape(result.output)}",
         soft_wrap=True,
     )

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.decoding.options import DecodeOptions
 from pipeline.input_config import InputConfig
 from pipeline.secrets import storable
-from pipeline.storage import absolute_url
+from pipeline.storage import absolute_url, why_not_writable
 from pipeline.video_config import ClipsConfig, FilterConfig, LimitsConfig, Section
 from vidtok_model import TokenizerConfig, get_config
 
@@ -146,6 +146,8 @@ class StoreConfig(Section):
     def _no_secret(cls, url: str | None) -> str | None:
         if url is not None and "@" in url:  # anywhere: a password may hold a slash
             raise ValueError("user information in a URL would end up in logs; put credentials in the environment")
+        if url is not None and "?" in url:
+            raise ValueError("expected http://host:port or https://host, without a query, which would end up in logs")
         return url
 
 
@@ -214,6 +216,8 @@ class JobConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "JobConfig":
+        if problem := why_not_writable(self.output, single_writer=self.storage.output.allow_single_writer):
+            raise ValueError(f"output: {problem}")
         config = self.model.tokenizer_config()
         try:
             decoded = config.decoded_frames(config.latent_frames(self.clip_frames))

@@ -31,7 +31,8 @@ class InputConfig(Section):
     shards: Patterns | None = Field(
         default=None,
         description="WebDataset tars: a path, a brace pattern (data/{000..127}.tar), a glob, a folder or a prefix "
-        "(s3://bucket/prefix/), or a list of these.",
+        "(s3://bucket/prefix/), plain links (https://host/{000..127}.tar, without a query, from a server that says "
+        "sizes), or a list of these.",
     )
     videos: Patterns | None = Field(
         default=None,

@@ -15,7 +15,7 @@ from pipeline.parts import read_table, table_bytes
 from pipeline.records import Shard, VideoRange
 from pipeline.storage import Store
 
-__all__ = ["base_shard_id", "grow_inputs", "read_inputs", "supplement_of"]
+__all__ = ["base_shard_id", "grow_inputs", "missing_inputs", "read_inputs", "supplement_of"]
 
 _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("shard_id", pa.string()),
@@ -65,10 +65,17 @@ def _read_files(store: Store) -> tuple[list[Shard], int]:
     while (data := store.read_if_there(_path(number))) is not None:
         try:
             shards += [_shard(row) for row in read_table(data).to_pylist()]
-        except (pa.ArrowException, OSError, TypeError, KeyError) as error:
+        except (pa.ArrowException, OSError, TypeError, ValueError, KeyError) as error:
             raise ConfigError(f"{store.root}/{_path(number)}: is not a list of shards of ours: {error}") from None
         number += 1
     return shards, number
+
+
+def missing_inputs(store: Store) -> list[str]:
+    """Lists of shards that are not there, though later ones are, which nobody reads then."""
+    matches = (re.fullmatch(r"inputs/(\d{5,})\.parquet", info.path) for info in store.list("inputs"))
+    numbers = {int(match[1]) for match in matches if match}
+    return [_path(number) for number in range(max(numbers, default=0)) if number not in numbers]
 
 
 def grow_inputs(store: Store, choose: Callable[[list[Shard]], Sequence[Shard]]) -> list[Shard]:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline.dataset import Dataset
 from pipeline.errors import VidtokError
 from pipeline.parts import StoredPart, describe_part, holds_rejects, read_table
-from pipeline.records import Shard
+from pipeline.records import Position, Shard
 from vidtok_model import TokenizerConfig
 
 __all__ = ["ShardCheck"]
@@ -46,6 +46,7 @@ class ShardCheck:
         self._commit = commit
         self._shard = shard
         self._deep = deep
+        self._is_spoiled = False  # a file is not the one that was committed
         self._model = TokenizerConfig.from_dict(dataset.description["model"]["config"])
 
     def run(self) -> None:
@@ -54,31 +55,59 @@ class ShardCheck:
         source = {"path": self._shard.path, "size_bytes": self._shard.size_bytes, "etag": self._shard.etag}
         self._compare("commit: fingerprint", commit["fingerprint"], self._dataset.description["fingerprint"])
         self._compare("commit: source", commit["source"], source)
-        position = self._shard.beginning
+        position: Position | None = self._shard.beginning
         totals = Counter(rows=0, tokens=0, videos=0, video_bytes=0)
         rejects: list[Mapping[str, Any]] = []
+        is_whole = True
         for number, named in enumerate(commit["parts"]):
             expected = f"{self._shard.shard_id}-p{number:03d}.parquet"
             self._compare(f"part {number}: name", posixpath.basename(named["path"]), expected)
-            data = self._file(named)
-            part = self._part(named, data) if data is not None else None
-            if part is None or data is None:
-                return
-            self._compare(f"{part.name}: beginning (a hole or an overlap in the chain)", part.start, position)
-            self._compare(f"{part.name}: fingerprint", part.footer["fingerprint"], commit["fingerprint"])
-            self._compare(f"{part.name}: source", part.footer["source"], source)
-            self._compare(f"{part.name}: rows", part.num_rows, named["rows"])
-            self._compare(f"{part.name}: row groups", list(part.row_groups), named["row_groups"])
-            self._compare(f"{part.name}: videos", sum(part.keys.values()), part.footer["videos"])
-            position = part.end
+            part = self._check_part(named, source, position)
+            position = part.end if part else None  # where the next one begins, nobody knows behind a lost one
+            if part is None:
+                is_whole = False
+                continue
             rejects += part.footer["rejects"]
             self.keys += part.keys
             totals.update(rows=part.num_rows, tokens=part.num_tokens)
             totals.update({name: part.footer[name] for name in ("videos", "video_bytes")})
-            self._check_rows(part.name, read_table(data))
-        for name, total in totals.items():
-            self._compare(f"{name} of all parts", total, commit[name])
-        self._check_rejects(rejects)
+        if is_whole:
+            for name, total in totals.items():
+                self._compare(f"{name} of all parts", total, commit[name])
+            self._check_rejects(rejects)
+            self._check_supplement()
+        elif commit["rejects"]:
+            self._file(commit["rejects"])
+        if self._is_spoiled:
+            self.problems.append(
+                "no run writes again what is committed: put it back from a backup or from the store's older versions "
+                f"of it, or tokenize {self._shard.path} into another output"
+            )
+
+    def _check_part(
+        self, named: Mapping[str, Any], source: Mapping[str, Any], start: Position | None
+    ) -> StoredPart | None:
+        """Checks one part, which begins at `start` where that is known; None where it cannot be read."""
+        data = self._file(named)
+        if data is None:
+            return None
+        try:
+            part, table = describe_part(named["path"], data), read_table(data)
+        except (VidtokError, pa.ArrowException, OSError) as error:
+            self.problems.append(f"{named['path']}: cannot be read: {error}")
+            self._is_spoiled = True
+            return None
+        if start is not None:
+            self._compare(f"{part.name}: beginning (a hole or an overlap in the chain)", part.start, start)
+        self._compare(f"{part.name}: fingerprint", part.footer["fingerprint"], self._commit["fingerprint"])
+        self._compare(f"{part.name}: source", part.footer["source"], source)
+        self._compare(f"{part.name}: rows", part.num_rows, named["rows"])
+        self._compare(f"{part.name}: row groups", list(part.row_groups), named["row_groups"])
+        self._compare(f"{part.name}: videos", sum(part.keys.values()), part.footer["videos"])
+        self._check_rows(part.name, table)
+        return part
+
+    def _check_supplement(self) -> None:
         if self._shard.only is not None:
             wanted = Counter(key for key, _ in self._shard.only)
             self._compare("videos that were to be tried again", self.keys, wanted)
@@ -94,17 +123,12 @@ class ShardCheck:
         size = None if data is None else len(data)
         if data is None or size != named["size_bytes"]:
             self._compare(f"{path}: bytes (None: it is not there)", size, named["size_bytes"])
+            self._is_spoiled = True
             return None
-        if self._deep:
-            self._compare(f"{path}: sha256", hashlib.sha256(data).hexdigest(), named["sha256"])
+        if self._deep and (digest := hashlib.sha256(data).hexdigest()) != named["sha256"]:
+            self._compare(f"{path}: sha256", digest, named["sha256"])
+            self._is_spoiled = True
         return data
-
-    def _part(self, named: Mapping[str, Any], data: bytes) -> StoredPart | None:
-        try:
-            return describe_part(named["path"], data)
-        except VidtokError as error:
-            self.problems.append(str(error))
-            return None
 
     def _check_rows(self, name: str, table: pa.Table) -> None:
         self.ids += table.column("id").chunks

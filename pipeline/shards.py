@@ -4,8 +4,8 @@ import fnmatch
 import hashlib
 import posixpath
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ _SUFFIXES: dict[InputKind, tuple[str, ...]] = {
     "manifests": _TABLE_SUFFIXES + tuple(f"{suffix}.gz" for suffix in _TABLE_SUFFIXES[1:]),
 }
 _NOUNS: dict[InputKind, str] = {"shards": "tar", "videos": "video file", "manifests": "manifest"}
+_ASKED_AT_ONCE = 16
 
 
 def input_root(source: InputConfig) -> str:
@@ -80,6 +81,18 @@ class Found:
             is_meant = _has(info.path, suffixes) and fnmatch.fnmatchcase(posixpath.basename(info.path), name)
             (self.files if is_meant else self.others)[info.path] = info
 
+    def look_for(self, paths: Collection[str]) -> None:
+        """Finds some files: by one listing of each folder; on a web server, by one request a file."""
+        if self.store.is_web:
+            with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
+                self.files.update(
+                    {info.path: info for info in threads.map(self.store.info, sorted(paths)) if info is not None}
+                )
+            return
+        for folder in sorted({posixpath.dirname(path) for path in paths}):
+            for info in self.store.list(folder):
+                (self.files if info.path in paths else self.others)[info.path] = info
+
 
 def find_files(source: InputConfig, options: Mapping[str, Any] | None = None) -> Found:
     """Finds what the patterns name.
@@ -89,13 +102,15 @@ def find_files(source: InputConfig, options: Mapping[str, Any] | None = None) ->
         options: how to reach the store, as for `open_store`.
 
     Raises:
-        ConfigError: nothing matches, or files named one by one are missing (all of them in the message).
+        ConfigError: nothing matches, files named one by one are missing (all of them in the message), or a web server
+            does not say their sizes.
         StorageError: the store cannot be listed.
     """
+    _refuse_queries(source)
     key, root = f"input.{source.kind}", input_root(source)
     noun, suffixes = _NOUNS[source.kind], _SUFFIXES[source.kind]
     found = Found(open_store(root, options))
-    named: dict[str, set[str]] = defaultdict(set)
+    named: set[str] = set()
     for pattern in source.patterns:
         for url in _expand(pattern, key):
             path = absolute_url(url).removeprefix(root).lstrip("/")
@@ -104,21 +119,17 @@ def find_files(source: InputConfig, options: Mapping[str, Any] | None = None) ->
                 wide = re.sub(r"\.[^./]*$", ".*", path) if source.kind == "videos" else path
                 found.take(found.store.glob(wide), suffixes, posixpath.basename(path))
             elif _is_named(path, source.kind):
-                named[posixpath.dirname(path)].add(path)
+                named.add(path)
             else:
                 in_folder = _VIDEO_SUFFIXES if source.kind == "videos" else suffixes
                 found.take(found.store.list(path, recursive=True), in_folder)
-    missing: list[str] = []
-    for folder, paths in named.items():
-        # One listing of the folder, not one request a file.
-        there = {info.path: info for info in found.store.list(folder)}
-        found.files |= {path: there[path] for path in paths & there.keys()}
-        found.others |= {path: info for path, info in there.items() if path not in paths}
-        missing += sorted(paths - there.keys())
-    if missing:
-        raise ConfigError(
-            [f"{key}: {redact_url(found.store.root)}/{path}: there is no such {noun}" for path in missing]
-        )
+    if found.store.is_web:
+        named |= found.files.keys()  # an index page has no sizes
+    found.look_for(named)
+    lacks = {path: f"there is no such {noun}" for path in named - found.files.keys()}
+    lacks |= {path: "the server does not say its size" for path, info in found.files.items() if not info.has_size}
+    if lacks:
+        raise ConfigError([f"{key}: {redact_url(found.store.root)}/{path}: {lacks[path]}" for path in sorted(lacks)])
     if not found.files:
         next(found.store.list(), None)  # raises where the whole bucket is missing, which a glob takes for empty
         tried = ", ".join(redact_url(pattern) for pattern in source.patterns)
@@ -141,6 +152,17 @@ def list_shards(source: InputConfig, options: Mapping[str, Any] | None = None) -
 def _has(path: str, suffixes: Sequence[str]) -> bool:
     name = path if suffixes is TAR_SUFFIXES else path.lower()  # .TAR.GZ is no name that the reader of tars knows
     return name.endswith(tuple(suffixes))
+
+
+def _refuse_queries(source: InputConfig) -> None:
+    if links := [pattern for pattern in source.patterns if re.search(r"https?://[^?]*\?", pattern)]:
+        raise ConfigError(
+            [
+                f"input.{source.kind}: {redact_url(link)}: behind it a ? begins a query, which may be a signature, and "
+                "no dataset keeps those; expected a plain link, or the bucket itself (s3://...)"
+                for link in links
+            ]
+        )
 
 
 def _is_named(path: str, kind: InputKind) -> bool:

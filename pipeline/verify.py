@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from pipeline.dataset import Dataset
 from pipeline.dataset import fingerprint as fingerprint_of
 from pipeline.errors import VidtokError
-from pipeline.garbage import unnamed_objects
+from pipeline.garbage import Unnamed, paths_of, shard_of, sort_unnamed, stored_objects
+from pipeline.inputs import missing_inputs
 from pipeline.records import Shard
 from pipeline.runs import live_runs
 from pipeline.samples import read_shard
@@ -24,6 +25,9 @@ from pipeline.storage import Store
 from pipeline.video_lists import read_listed
 
 __all__ = ["Verdict", "verify_dataset"]
+
+# What reading a record may raise, of which a byte is another one.
+_NOT_OURS = (VidtokError, pa.ArrowException, KeyError, TypeError, ValueError)
 
 
 @dataclass
@@ -58,32 +62,45 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
     verdict = Verdict()
     if fingerprint_of(dataset.description["plan"]) != dataset.description["fingerprint"]:
         verdict.problems.append("dataset.json: the fingerprint is not that of its plan")
-    verdict.problems += _strays(dataset)
+    # In this order, as gc does: what a run writes meanwhile is in none of these, or in all that follow.
+    objects = stored_objects(dataset)
+    snapshot = _newest_snapshot(dataset, verdict.problems)
+    committed = [info.path.removeprefix(f"{COMMITS}/").removesuffix(".json") for info in dataset.store.list(COMMITS)]
     shards = {shard.shard_id: shard for shard in dataset.inputs()}
+    verdict.problems += [
+        f"{path}: is not there, though later lists are: no run sees the shards that those add; put it back"
+        for path in missing_inputs(dataset.store)
+    ]
     ids: list[Any] = []
     digests: dict[str, bytes] = {}
-    committed = [info.path.removeprefix(f"{COMMITS}/").removesuffix(".json") for info in dataset.store.list(COMMITS)]
+    named: set[str] = set()
     for shard_id in committed:
         if shard_id not in shards:
             verdict.problems.append(f"{COMMITS}/{shard_id}.json: a commit of no shard of the input")
             continue
         try:
             commit = read_commit(dataset.store, shard_id) or {}
+            named.update(paths_of(commit))
             digests[shard_id] = _digest(commit)
             check = ShardCheck(dataset, commit, shards[shard_id], deep=deep)
             check.run()
-        except (VidtokError, KeyError, TypeError) as error:
-            verdict.problems.append(f"{shard_id}: its commit cannot be read: {type(error).__name__}: {error}")
+        except _NOT_OURS as error:
+            verdict.problems.append(f"{shard_id}: cannot be checked: {type(error).__name__}: {error}")
             continue
         verdict.problems += [f"{shard_id}: {problem}" for problem in check.problems]
         verdict.problems += _against_source(dataset, shards[shard_id], check.keys, source)
         ids += check.ids
         verdict.shards += 1
         verdict.rows += commit["rows"]
-    left = [shard for shard_id, shard in shards.items() if shard_id not in set(committed)]
+    uncommitted = shards.keys() - set(committed)
+    left = [shard for shard_id, shard in shards.items() if shard_id in uncommitted]
     verdict.uncommitted = len(left)
     verdict.problems += [line for shard in left for line in _against_source(dataset, shard, None, source)]
-    verdict.problems += _double_ids(ids) + _against_snapshot(dataset, digests)
+    verdict.problems += _double_ids(ids) + _against_snapshot(snapshot, digests)
+    # Of what has a commit that is lost or cannot be read, nobody knows what it names.
+    unclear = (snapshot.keys() | set(committed)) - digests.keys()
+    objects = [info for info in objects if shard_of(info.path) not in unclear]
+    verdict.problems += _strays(dataset, sort_unnamed(objects, named=named, uncommitted=uncommitted))
     return verdict
 
 
@@ -91,10 +108,18 @@ def _digest(commit: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(json.dumps(commit, sort_keys=True).encode()).digest()
 
 
-def _against_snapshot(dataset: Dataset, digests: Mapping[str, bytes]) -> list[str]:
+def _newest_snapshot(dataset: Dataset, problems: list[str]) -> dict[str, bytes]:
+    """Digests of the commits that the newest snapshot holds, by shard; one that cannot be read is a problem."""
+    try:
+        return {row["shard_id"]: _digest(row) for row in newest_snapshot(dataset.store).commits()}
+    except _NOT_OURS as error:
+        problems.append(f"the newest snapshot: {error}; it is derived: without it the next run writes another")
+        return {}
+
+
+def _against_snapshot(snapshot: Mapping[str, bytes], digests: Mapping[str, bytes]) -> list[str]:
     """A snapshot is read in place of the commits that it holds, so it must hold them as they are."""
-    snapshot = newest_snapshot(dataset.store)
-    different = [row["shard_id"] for row in snapshot.commits() if digests.get(row["shard_id"]) != _digest(row)]
+    different = [shard_id for shard_id, digest in snapshot.items() if digests.get(shard_id) != digest]
     return [f"{shard_id}: the snapshot has another commit of it than {COMMITS}/" for shard_id in different]
 
 
@@ -104,13 +129,12 @@ def _double_ids(ids: list[Any]) -> list[str]:
     return [f"the id {row_id} stands in more than one row" for row_id in twice]
 
 
-def _strays(dataset: Dataset) -> list[str]:
+def _strays(dataset: Dataset, unnamed: Unnamed) -> list[str]:
     """What no commit names; what is unfinished only where no run is alive that may own it."""
-    try:
-        unnamed = unnamed_objects(dataset)
-    except VidtokError:
-        return []  # a commit that is in the way, which is said where commits are looked at
     problems = [f"{info.path}: no commit names it, and none will; gc removes it" for info in unnamed.garbage]
+    problems += [
+        f"{info.path}: no commit names it, and no run writes such names; gc leaves it" for info in unnamed.foreign
+    ]
     if not live_runs(dataset.store):
         problems += [
             f"{info.path}: no commit names it and no run is alive; the next run goes on from it"

@@ -85,7 +85,9 @@ def load_weights(
     try:
         return load_tokenizer(config, path, device=device, dtype=dtype)
     except ValueError as error:
-        raise ConfigError(f"model.checkpoint: {error}") from None
+        # The model names the file that it read; a person knows the place that it was fetched from.
+        named = str(error) if str(path) == url else str(error).replace(str(path), f"{redact_url(url)} (here as {path})")
+        raise ConfigError(f"model.checkpoint: {named}") from None
 
 
 def _local_file(url: str, options: Mapping[str, Any] | None) -> Path:

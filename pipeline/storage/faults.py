@@ -117,7 +117,18 @@ def is_refused_condition(error: BaseException | None) -> bool:
 def is_absent(error: BaseException) -> bool:
     """Whether an object is not there, in a bucket that is."""
     # No empty listing may hide that the whole bucket is missing.
-    return isinstance(error, FileNotFoundError) and not any(_code(cause) == "NoSuchBucket" for cause in _causes(error))
+    return (
+        isinstance(error, FileNotFoundError)
+        and _web_failure(error) is None
+        and not any(_code(cause) == "NoSuchBucket" for cause in _causes(error))
+    )
+
+
+def _web_failure(error: BaseException) -> BaseException | None:
+    """What fsspec's file system of the web hides behind FileNotFoundError: any answer, or none, but for 404 and 410."""
+    kinds: tuple[type[BaseException], ...] = (TimeoutError, *_imported({"aiohttp": ["ClientError"]}))
+    hidden = _causes(error.__cause__) if isinstance(error, FileNotFoundError) else ()
+    return next((cause for cause in hidden if isinstance(cause, kinds) and _status(cause) not in (404, 410)), None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -144,6 +155,7 @@ def _status(error: BaseException) -> int | None:
 
 def describe(error: BaseException, action: str, where: str) -> str:
     """One line for a person: what was asked, of which object, and what the store said, without secrets."""
+    error = _web_failure(error) or error
     # What follows a ? in an answer is part of a link.
     said = redact(re.sub(r"\?[^\s'\"]*", "", str(error) or type(error).__name__))
     if type(error).__name__ == "NoCredentialsError":

@@ -23,11 +23,13 @@ class ObjectInfo:
         path: its path relative to the store's root.
         size_bytes: its size.
         etag: what the store says identifies its content, or None (local files have none).
+        has_size: whether the store said the size; a web server may not, and size_bytes is 0 then.
     """
 
     path: str
     size_bytes: int
     etag: str | None
+    has_size: bool = True
 
 
 def info_of(raw: Mapping[str, Any], root: str) -> ObjectInfo:
@@ -37,6 +39,7 @@ def info_of(raw: Mapping[str, Any], root: str) -> ObjectInfo:
         path=raw["name"].removeprefix(root).lstrip("/"),
         size_bytes=int(raw["size"] or 0),
         etag=None if etag is None else str(etag).strip('"'),
+        has_size=raw["size"] is not None,
     )
 
 

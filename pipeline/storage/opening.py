@@ -8,19 +8,26 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from fsspec import available_protocols
 from fsspec.core import url_to_fs
+from fsspec.utils import get_protocol
 
 from pipeline.errors import ConfigError, StorageError
 from pipeline.secrets import redact_url
 from pipeline.storage.store import RETRY_SECONDS, Store
 from pipeline.storage.writes import HAVE_CONDITION
 
-__all__ = ["absolute_url", "check_conditional_put", "open_store"]
+__all__ = ["absolute_url", "check_conditional_put", "open_store", "why_not_writable"]
 
 # Of one request: to a connection, and between two packets of an answer.
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
 # How a local file system says that it has no hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_READ_ONLY = {"data", "git", "github", "http", "https", "libarchive", "reference", "tar"}
+_REMEDY = (
+    "so two writers could overwrite each other; use a store that refuses it, or set "
+    "storage.output.allow_single_writer: true and never run two jobs on this output at once"
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +38,24 @@ def absolute_url(url: str) -> str:
         return url
     trailing = "/" if url.endswith("/") else ""
     return os.path.abspath(os.path.expanduser(url)).rstrip("/") + trailing
+
+
+def why_not_writable(url: str, *, single_writer: bool) -> str | None:
+    """Why no dataset can stand at a URL, as far as its protocol tells; None where it may.
+
+    Args:
+        url: a local path or any URL.
+        single_writer: whether nobody else writes there (see `Store.put_if_absent`).
+    """
+    protocol = get_protocol(url)
+    if protocol in _READ_ONLY:
+        return (
+            f"{redact_url(url)}: {protocol} can only be read; expected a folder, s3://, gs:// or az:// (the address of "
+            "an S3 server goes into storage.output.endpoint_url)"
+        )
+    if single_writer or protocol in HAVE_CONDITION or protocol not in available_protocols():
+        return None  # what nobody knows is told when the store is opened
+    return f"{redact_url(url)}: {protocol} has no conditional write, {_REMEDY}"
 
 
 def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
@@ -65,7 +90,9 @@ def _filesystem_options(url: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if protocol in ("s3", "s3a", "gs", "gcs") and "@" in rest.split("/")[0]:
         raise ConfigError(f"{redact_url(url)}: credentials in a URL would end up in logs; put them in the environment")
     endpoint = given.get("endpoint_url")
-    if endpoint is not None and not re.match(r"https?://[^/\s]+", endpoint):  # botocore's ValueError comes late
+    if endpoint is not None and not re.fullmatch(
+        r"https?://[^/\s?#]+(/[^\s?#]*)?", endpoint
+    ):  # botocore's ValueError comes late
         raise ConfigError(f"endpoint_url: {redact_url(endpoint)}: expected http://host:port or https://host")
     if protocol in ("s3", "s3a"):
         return _s3_options(given)
@@ -102,12 +129,8 @@ def check_conditional_put(store: Store) -> None:
     if store.single_writer:
         return
     name = f"_probe/{uuid.uuid4().hex}"
-    remedy = (
-        "so two writers could overwrite each other; use a store that refuses it, or set "
-        "storage.output.allow_single_writer: true and never run two jobs on this output at once"
-    )
     if not HAVE_CONDITION & set(store.protocols):
-        raise ConfigError(f"output: {store.root}: {store.protocols[0]} has no conditional write, {remedy}")
+        raise ConfigError(f"output: {store.root}: {store.protocols[0]} has no conditional write, {_REMEDY}")
     try:
         store.put_if_absent(name, b"first")
         second = store.put_if_absent(name, b"second")
@@ -116,7 +139,7 @@ def check_conditional_put(store: Store) -> None:
         cause = error.__cause__
         no_links = isinstance(cause, OSError) and cause.errno in _NO_LINKS and store.is_local
         if no_links or isinstance(cause, NotImplementedError) or "NotImplemented" in str(error):
-            raise ConfigError(f"output: {store.root} knows no conditional write ({error}), {remedy}") from None
+            raise ConfigError(f"output: {store.root} knows no conditional write ({error}), {_REMEDY}") from None
         raise
     finally:
         try:
@@ -124,4 +147,4 @@ def check_conditional_put(store: Store) -> None:
         except StorageError as error:  # a right that is not needed otherwise
             log.warning("the probe stays: %s", error)
     if second or standing != b"first":
-        raise ConfigError(f"output: {store.root} lets a second write of a name replace the first, {remedy}")
+        raise ConfigError(f"output: {store.root} lets a second write of a name replace the first, {_REMEDY}")

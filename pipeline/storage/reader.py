@@ -36,7 +36,7 @@ class ObjectReader(io.RawIOBase):
         self._position = 0
         self._block = b""
         self._block_start = 0
-        self.size_bytes = int(opened.size)
+        self.size_bytes = int(opened.size or 0)  # fsspec has none of an empty object of a web server
         details = getattr(opened, "details", None)
         etag = details.get("ETag") if isinstance(details, dict) else None
         self.etag = None if etag is None else str(etag).strip('"')

@@ -54,6 +54,11 @@ class Store:
         return "file" in self.protocols
 
     @property
+    def is_web(self) -> bool:
+        """Whether it is a web server, which may list nothing, give no ranges and say no sizes."""
+        return "http" in self.protocols
+
+    @property
     def protocols(self) -> tuple[str, ...]:
         """The names of the store's protocol: `("s3", "s3a")`."""
         protocol = self._filesystem.protocol
@@ -127,10 +132,15 @@ class Store:
 
     def open(self, path: str) -> ObjectReader:
         """Opens an object to read; seekable, fetched in large ranges as it is read."""
+        options: dict[str, Any] = {"cache_type": "none"}
+        if self.is_web:
+            info = self.info(path)
+            if info is None or not info.has_size:
+                lack = "there is no such object" if info is None else "the server does not say its size"
+                raise StorageError(f"cannot open {redact_url(f'{self.root}/{path}')}: {lack}")
+            options["size"] = info.size_bytes  # else fsspec gives a stream where the server says that it has no ranges
         try:
-            opened = self._attempt(
-                "open", path, lambda: self._filesystem.open(self._full(path), "rb", cache_type="none")
-            )
+            opened = self._attempt("open", path, lambda: self._filesystem.open(self._full(path), "rb", **options))
         except store_faults() as error:
             raise self._error("open", path, error) from error
 
@@ -140,7 +150,7 @@ class Store:
             except store_faults() as error:
                 raise self._error("read", path, error) from error
 
-        read_whole = (lambda: bytes(self._filesystem.cat_file(self._full(path)))) if "http" in self.protocols else None
+        read_whole = (lambda: bytes(self._filesystem.cat_file(self._full(path)))) if self.is_web else None
         return ObjectReader(opened, attempt, read_whole)
 
     def read(self, path: str) -> bytes:

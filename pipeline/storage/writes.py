@@ -13,7 +13,7 @@ from pipeline.storage.faults import is_refused_condition
 __all__ = ["HAVE_CONDITION", "create", "create_local", "replace", "replace_local"]
 
 # Where the library sends the condition along with the data. All others look first and write then, which is a race.
-HAVE_CONDITION = frozenset({"file", "s3", "gs", "gcs", "az", "abfs", "abfss"})
+HAVE_CONDITION = frozenset({"file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 
 # Below twice this size s3fs sends one PUT. A multipart upload would not do: not every store honours the
 # condition when it is completed.

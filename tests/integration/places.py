@@ -1,4 +1,4 @@
-"""Stores to write datasets to, each a real one, and jobs that die in a process of their own."""
+"""Stores to write datasets to, each a real one; jobs that die in a process of their own; what must come of them."""
 
 import itertools
 import multiprocessing
@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import snapshots
+from pipeline.dataset import Dataset
 from pipeline.job import run_job
 from pipeline.job_file import parse_job
-from tests.jobs_for_tests import job
+from pipeline.shards import input_root
+from pipeline.snapshots import newest_snapshot
+from pipeline.storage import open_store
+from pipeline.verify import verify_dataset
+from tests.jobs_for_tests import commits_without_hashes, dataset_rows, job, masked_parts, store_of
 from tests.media import gradient_frames, make_video, pack_tar
 
-__all__ = ["OutputPlace", "new_place", "pack_small_shards", "run_in_child", "small_job"]
+__all__ = ["OutputPlace", "assert_whole", "new_place", "pack_small_shards", "run_in_child", "small_job"]
 
 _numbers = itertools.count()
 # Forks from a process that has imported all, and started no thread yet.
@@ -51,6 +56,18 @@ def small_job(shards: Path, place: OutputPlace, root: str | None = None, **chang
     """A job of many small parts over `pack_small_shards`."""
     clips = {"fps": None, "size": 16}
     return job(shards, root or place.new_root(), clips=clips, storage=place.storage, **changes)
+
+
+def assert_whole(config: Any, unbroken: Any) -> None:
+    """The same rows, parts and commits but for times and attempts; in the snapshot too; and nothing else."""
+    assert dataset_rows(config).equals(dataset_rows(unbroken))
+    assert masked_parts(config) == masked_parts(unbroken)
+    assert commits_without_hashes(config) == commits_without_hashes(unbroken)
+    dataset = Dataset.open(store_of(config))
+    assert newest_snapshot(dataset.store).shard_ids == {shard.shard_id for shard in dataset.inputs()}
+    source = open_store(input_root(config.input), config.storage.input.model_dump())
+    verdict = verify_dataset(dataset, deep=True, source=source)
+    assert (verdict.problems, verdict.uncommitted, verdict.shards) == ([], 0, 2)
 
 
 def _child(raw: Mapping[str, Any], environment: Mapping[str, str]) -> None:

@@ -215,13 +215,30 @@ def test_decode_refused(vidtok: Cli, awkward: JobConfig, tmp_path: Path, changes
 def test_done_then_nothing_to_do(vidtok: Cli, job_file: Callable[..., Path], two_shards: Path) -> None:
     path = job_file()
     first = vidtok("tokenize", path)
-    assert first.code == 0 and "Committed 2 of 2 shards" in first.out and "2 videos, 4 clips, 320 tokens" in first.out
+    assert first.code == 0 and "Committed 2 of 2 shards" in first.out
+    assert "Those of this run hold 2 videos, 4 clips, 320 tokens, 0 rejects" in first.out
     assert "RANDOM WEIGHTS" in first.err
     again = vidtok("tokenize", path)
     assert again.code == 0 and again.out.startswith("Nothing to do: all 2 shards are committed in ")
     # Whatever enters no row may change.
     more = vidtok("tokenize", path, "--set", "executor.batch_size=4", "--set", "rows.part_bytes=99")
     assert more.code == 0 and "Nothing to do" in more.out
+
+
+def test_new_tars_are_added_on_purpose_only(
+    vidtok: Cli, job_file: Callable[..., Path], two_shards: Path, good_video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later run lists no input, and the help says so."""
+    path = job_file()
+    vidtok("tokenize", path)
+    pack_tar(two_shards / "2.tar", [("v2.mp4", good_video)])
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.plan.list_shards", None)
+        assert "Nothing to do: all 2 shards" in vidtok("tokenize", path).out
+    assert "without it no later run looks for any" in " ".join(
+        vidtok("tokenize", "--help").out.replace("│", "").split()
+    )
+    assert "Committed 3 of 3 shards (2 of them earlier)" in vidtok("tokenize", path, "--append").out
 
 
 def test_a_failed_shard_is_exit_1_and_the_others_are_done(

@@ -1,6 +1,7 @@
 """A job file is checked as a whole, and each message says what to write instead."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,13 +132,43 @@ def test_what_just_fits_is_taken(changes: dict[str, Any], frames: int) -> None:
         {"output": {"endpoint_url": "user:hunter2@host"}},
         {"input": {"endpoint_url": "http://user:a/hunter2@host"}},
         {"input": {"endpoint_url": ["http://user:hunter2@host"]}},
+        {"output": {"endpoint_url": "https://host/?sig=hunter2"}},
         {"input": "http://user:hunter2@host"},
         "http://user:hunter2@host",
     ],
 )
-def test_a_password_in_a_url_is_refused_and_not_repeated(storage: Any) -> None:
+def test_a_secret_in_a_url_is_refused_and_not_repeated(storage: Any) -> None:
     (problem,) = problems(storage=storage)
     assert problem.startswith("storage") and "hunter2" not in problem and "user:" not in problem
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (
+            "https://host:9000/bucket/out",
+            "https can only be read; expected a folder, s3://.*storage.output.endpoint_url",
+        ),
+        ("github://owner:repo@/out", "github can only be read"),
+        ("memory://out", "memory has no conditional write, .*allow_single_writer: true"),
+        ("simplecache::s3://bucket/out", "simplecache has no conditional write"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused(output: str, message: str) -> None:
+    (problem,) = problems(output=output)
+    assert re.match(f"output: .*{message}", problem), problem
+    alone = {"output": {"allow_single_writer": True}}
+    if "can only be read" in message:
+        assert re.match(f"output: .*{message}", *problems(output=output, storage=alone))
+    else:
+        assert parse_job(merge(BASE, {"output": output, "storage": alone})).output == output
+
+
+@pytest.mark.parametrize(
+    "output", ["out", "/tmp/out", "file:///tmp/out", "s3a://b/x", "gs://b/x", "az://b/x", "abfss://b/x"]
+)
+def test_outputs_that_can_be_written_are_taken(output: str) -> None:
+    assert parse_job(merge(BASE, {"output": output})).output.endswith(output)
 
 
 @pytest.mark.parametrize(

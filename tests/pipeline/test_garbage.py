@@ -48,17 +48,31 @@ def found(folder: Path, **options: Any) -> list[str]:
 
 
 def test_it_takes_what_nobody_will_name_and_only_when_told(made: Path) -> None:
-    stray = made / "out/data/other-p000.parquet"
+    stray = made / "out/data/other-0123456789-p000.parquet"
     shutil.copy(parts(made)[0], stray)
     extra = parts(made)[1].with_name(parts(made)[1].name.replace("p001", "p007"))
     shutil.copy(parts(made)[1], extra)
     (made / "out/_tmp/left").write_bytes(b"x")
-    expected = [f"data/{extra.name}", "data/other-p000.parquet", "_tmp/left"]
+    expected = [f"data/{extra.name}", f"data/{stray.name}", "_tmp/left"]
     assert found(made, remove=False) == expected
     said = [f"{path}: no commit names it, and none will; gc removes it" for path in expected[:2]]
     assert check(made).problems == said
     assert found(made, remove=True) == expected
     assert found(made, remove=True) == [] and check(made, deep=True, source=source(made)).problems == []
+
+
+def test_a_file_of_another_name_is_told_and_left(made: Path) -> None:
+    """It is somebody's own, whatever it holds and wherever below data/ and rejects/ it lies."""
+    part = parts(made)[0]
+    names = [f"data/{part.stem}.crc", f"data/sub/{part.name}", "data/table-p000.parquet"]
+    names += ["rejects/notes.parquet", "rejects/sub/deeper/notes.md"]
+    for name in names:
+        (made / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(part, made / "out" / name)
+    assert found(made, remove=True) == []
+    assert check(made).problems == [
+        f"{name}: no commit names it, and no run writes such names; gc leaves it" for name in sorted(names)
+    ]
 
 
 def test_it_leaves_a_shard_that_a_slow_run_may_yet_commit(broken_off: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +148,21 @@ def test_a_list_of_shards_that_was_lost_makes_no_garbage(made: Path) -> None:
     (made / "out/inputs/00001.parquet").unlink()
     with pytest.raises(ConfigError, match=r"inputs/ has no shard 2-.*, which is committed"):
         found(made, remove=True)
+
+
+def test_a_list_of_shards_that_is_missing_between_others_makes_none(made: Path) -> None:
+    """Nobody reads the lists behind it, and a run may be at work on their shards."""
+    for number in (1, 2):
+        (made / f"in/{number + 1}.tar").write_bytes((made / "in/1.tar").read_bytes())
+        run_job(config_of(made), append=True)
+    for path in (made / "out/_commits").glob("[23]-*.json"):
+        path.unlink()
+    shutil.rmtree(made / "out/_snapshots")
+    (made / "out/inputs/00001.parquet").unlink()
+    before = parts(made)
+    with pytest.raises(ConfigError, match=r"inputs/00001\.parquet is not there, so nobody knows whose the parts are"):
+        found(made, remove=True)
+    assert parts(made) == before
 
 
 def test_rejects_of_another_parquet_version_are_the_same(broken_off: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -310,6 +310,7 @@ def test_no_error_holds_a_presigned_query() -> None:
         ("s3://bucket/x", {"endpoint_url": "localhost:9000"}, "endpoint_url: localhost:9000: expected http://"),
         ("s3://AKIA:secret@bucket/x", {}, "s3://bucket/x: credentials in a URL would end up in logs"),
         ("s3://bucket/x", {"endpoint_url": "http://"}, "endpoint_url: http://: expected http://"),
+        ("s3://bucket/x", {"endpoint_url": "http://a?sig=x"}, "endpoint_url: http://a: expected http://"),
     ],
 )
 def test_a_store_that_cannot_be(url: str, options: dict[str, str], message: str) -> None:

@@ -147,10 +147,13 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
         lambda folder: edit_footer(folder, lambda footer: footer["range"]["start"].update(sample=9)),
         r"-p001\.parquet: beginning \(a hole or an overlap in the chain\)",
     ),
-    (lambda folder: shutil.copy(parts(folder)[0], folder / "out/data/other-p000.parquet"), "no commit names it"),
+    (
+        lambda folder: shutil.copy(parts(folder)[0], folder / "out/data/other-0123456789-p000.parquet"),
+        "no commit names it, and none will; gc removes it",
+    ),
     (lambda folder: (folder / "out/_commits/unknown.json").write_text("{}"), "a commit of no shard of the input"),
-    (lambda folder: first_commit(folder).write_text("{"), "its commit cannot be read: CommitConflict"),
-    (lambda folder: first_commit(folder).write_text('{"shard_id": 1}'), "its commit cannot be read"),
+    (lambda folder: first_commit(folder).write_text("{"), "cannot be checked: CommitConflict"),
+    (lambda folder: first_commit(folder).write_text('{"shard_id": 1}'), "cannot be checked"),
     (lambda folder: edit_commit(folder, source={"path": "x"}), "commit: source: found {'path': 'x'}, expected"),
     (lambda folder: edit_commit(folder, rejects=None), "1 rejects in the parts' footers, but the commit names None"),
     (lambda folder: edit_parts(folder, lambda named: named.reverse()), r"part 0: name: found .*-p001\.parquet"),
@@ -181,11 +184,81 @@ def test_each_damage_is_seen(copy: Path, damage: Callable[[Path], object], messa
     assert any(re.search(message, problem) for problem in problems), problems
 
 
+REMEDY = "no run writes again what is committed: put it back from a backup"
+
+
+def test_each_lost_part_is_told_and_what_to_do(copy: Path) -> None:
+    """Those behind it are looked at too, and what follows from its loss is not said as well."""
+    lost = [parts(copy)[0], parts(copy)[2]]
+    commits = sorted((copy / "out/_commits").iterdir())
+    behind = parts(copy)[1]
+    for path in lost:
+        path.unlink()
+    behind.write_bytes(behind.read_bytes()[:-1])
+    (copy / "out" / json.loads(commits[0].read_text())["rejects"]["path"]).unlink()
+    said = [line.split(": ", 1) for line in check(copy).problems]
+    first, second = (json.loads(commit.read_text())["shard_id"] for commit in commits)
+    assert [(shard_id, line.split(":")[0]) for shard_id, line in said] == [
+        (first, f"data/{lost[0].name}"),
+        (first, f"data/{behind.name}"),
+        (first, f"rejects/{first}.parquet"),
+        (first, "no run writes again what is committed"),
+        (second, f"data/{lost[1].name}"),
+        (second, "no run writes again what is committed"),
+    ]
+    assert said[3][1].endswith("or tokenize 0.tar into another output")
+
+
+def test_a_part_with_a_damaged_page_is_told(copy: Path) -> None:
+    """Its footer is whole, and its size is right."""
+    first = parts(copy)[0]
+    with pq.ParquetFile(first) as file:
+        start = file.metadata.row_group(0).column(0).dictionary_page_offset
+    data = bytearray(first.read_bytes())
+    data[start : start + 40] = b"\xff" * 40
+    first.write_bytes(data)
+    problem, remedy = check(copy).problems
+    assert f"data/{first.name}: cannot be read: " in problem and REMEDY in remedy
+
+
+SNAPSHOTS: list[Callable[[Path], object]] = [
+    lambda path: path.write_bytes(b"garbage"),
+    lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    lambda path: (path.unlink(), path.symlink_to("/proc/self/mem")),  # which no one can read
+    lambda path: pq.write_table(pq.read_table(path).drop_columns("tokens"), path),
+    # A snapshot's columns with nothing in them.
+    lambda path: pq.write_table(pq.read_schema(path).empty_table().from_pylist([{}], pq.read_schema(path)), path),
+]
+
+
+@pytest.mark.parametrize("damage", SNAPSHOTS)
+def test_a_damaged_snapshot_is_told_and_hides_nothing(copy: Path, damage: Callable[[Path], object]) -> None:
+    (newest,) = (copy / "out/_snapshots").iterdir()
+    shutil.copy(parts(copy)[0], copy / "out/data/mine.parquet")
+    edit_commit(copy, keep_snapshots=True, videos=9)
+    damage(newest)
+    found = check(copy)
+    told, counts, stray = found.problems
+    assert told.startswith("the newest snapshot: ") and "without it the next run writes another" in told
+    assert "videos of all parts: found 3, expected 9" in counts and stray.startswith("data/mine.parquet: no commit")
+    assert found.shards == 2
+
+
+def test_a_list_of_shards_that_is_lost_is_told(copy: Path) -> None:
+    """Nobody reads the lists behind it."""
+    for number in (1, 3, 4):
+        shutil.copy(copy / "out/inputs/00000.parquet", copy / f"out/inputs/0000{number}.parquet")
+    (problem,) = check(copy).problems
+    assert problem.startswith("inputs/00002.parquet: is not there, though later lists are")
+    (copy / "out/inputs/00001.parquet").unlink()
+    assert [line.split(":")[0] for line in check(copy).problems] == ["inputs/00001.parquet", "inputs/00002.parquet"]
+
+
 def test_a_changed_byte_is_seen_when_looked_for(copy: Path) -> None:
     flip_a_byte(copy)
     assert check(copy).problems == []
-    (problem,) = check(copy, deep=True).problems
-    assert "p000.parquet: sha256: found" in problem
+    problem, remedy = check(copy, deep=True).problems
+    assert "p000.parquet: sha256: found" in problem and REMEDY in remedy
 
 
 def test_a_shard_without_a_commit_is_not_accounted_for(copy: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError, StorageError
 from pipeline.weights import Weights, load_weights, locate_weights
+from tests.servers.web import WebServer
 from vidtok_model import MODELS, TokenizerConfig, VideoTokenizer, random_tokenizer
 
 NAME = "vidtok_fsq_causal_488_4096"
@@ -112,11 +113,15 @@ def test_garbage_is_no_checkpoint(tmp_path: Path, name: str) -> None:
 
 @pytest.fixture
 def web_server(tmp_path: Path) -> Iterator[str]:
-    """Serves tmp_path."""
+    """Serves tmp_path; a path of three digits is answered with that status."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
+
+        def send_head(self) -> Any:
+            status = self.path.partition("?")[0].strip("/")
+            return self.send_error(int(status)) if status.isdigit() else super().send_head()  # type: ignore[func-returns-value]
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -132,10 +137,43 @@ def test_a_checkpoint_behind_a_link(web_server: str, checkpoint: Path, cache: Pa
     assert weights == Weights(checkpoint=url, identity=located(checkpoint).identity)
     (cached,) = cache.iterdir()
     assert cached.suffix == ".safetensors" and "hunter2" not in cached.name
-    with pytest.raises(ConfigError, match=rf"{cached} doesn't fit {NAME}"):
+    with pytest.raises(ConfigError, match=rf"checkpoint: {url} \(here as {cached}\) doesn't fit {NAME}"):
         load(FULL, weights, checkpoint=url + query)
     with pytest.raises(ConfigError, match=rf"model\.checkpoint: {url}x: there is no such object"):
         located(url + "x" + query)
+
+
+@pytest.mark.parametrize("query", ["", "?X-Amz-Signature=hunter2"])
+@pytest.mark.parametrize(("status", "said"), [(403, "Forbidden"), (401, "Unauthorized"), (503, "Service Unavailable")])
+def test_a_link_that_is_refused_is_not_one_to_nothing(web_server: str, query: str, status: int, said: str) -> None:
+    with pytest.raises(StorageError, match=rf"{web_server}/{status}: .*{status}, message='{said}'") as caught:
+        located(f"{web_server}/{status}{query}", {"retry_seconds": 0})
+    assert "hunter2" not in str(caught.value)
+    for gone in (404, 410):
+        with pytest.raises(ConfigError, match=rf"{web_server}/{gone}: there is no such object"):
+            located(f"{web_server}/{gone}{query}")
+
+
+def test_a_link_to_a_server_that_is_not_there() -> None:
+    with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:1/w\.ckpt: .*Cannot connect") as caught:
+        located("http://127.0.0.1:1/w.ckpt?X-Amz-Signature=hunter2", {"retry_seconds": 0})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_link_without_a_size(checkpoint: Path) -> None:
+    """Nobody could tell whether all of it came."""
+    with WebServer(checkpoint.parent, sizes=False) as server:
+        url = f"{server.url}/{checkpoint.name}"
+        with pytest.raises(StorageError, match=rf"cannot open {url}: the server does not say its size"):
+            located(url)
+
+
+def test_garbage_behind_a_link_is_named_by_the_link(web_server: str, tmp_path: Path) -> None:
+    (tmp_path / "w.ckpt").write_bytes(b"garbage")
+    url = f"{web_server}/w.ckpt"
+    with pytest.raises(ConfigError, match=rf"model\.checkpoint: checkpoint {url} \(here as ") as caught:
+        load(FULL, located(url), checkpoint=f"{url}?X-Amz-Signature=hunter2")
+    assert "hunter2" not in str(caught.value)
 
 
 class OnS3:
