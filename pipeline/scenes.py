@@ -1,0 +1,90 @@
+"""split_scenes: a video's frames, parted at its hard cuts.
+
+A cut lies between two frames when the two before it and the two after it are far from each other, by colours in a
+coarse grid, and farther than the frames of the calmer side among themselves. Nothing else enters: the same frames
+give the same cuts, whoever decodes them and how often.
+
+- Motion and pans: the grid's cells are compared as histograms, in which what moves inside a cell stays, and the calmer
+  side sets the measure. Fast ones at few frames a second may still pass for cuts.
+- A flash of one frame is no cut, since the frames around it are near each other. Nor is, then, a scene of one frame
+  between two that are alike. A longer flash is two cuts.
+- Fades and dissolves are no hard cuts: nothing happens there, unless they are over within a frame or two.
+
+The figures stand in ARCHITECTURE.md, and in tests/pipeline/test_scenes.py.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby, pairwise, product
+from operator import itemgetter
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.records import DecodedFrame
+
+__all__ = ["split_scenes"]
+
+# These change rows: whoever changes them raises SAMPLER_VERSION (decoding/frames.py). Found on real clips, whose
+# scenes differ by 25 at least, and where at 25 frames a second neighbours in a scene differ by 19 at most.
+_FAR = 24.0  # of 255
+_RATIO = 1.5  # to the calmer side
+
+_CELLS, _POINTS = 4, 16  # along each side: cells of the frame, points of a cell
+_BLACK = 8  # of 255: as dark as bars are
+
+Colours = npt.NDArray[np.int16]
+
+
+def split_scenes(frames: Iterable[DecodedFrame]) -> Iterator[Iterator[DecodedFrame]]:
+    """Yields the scenes of a video, each as its frames; to be taken in order, as they come.
+
+    One frame is looked at ahead.
+    """
+    for _, scene in groupby(_numbered(frames), key=itemgetter(0)):
+        yield (frame for _, frame in scene)
+
+
+def _numbered(frames: Iterable[DecodedFrame]) -> Iterator[tuple[int, DecodedFrame]]:
+    """Each frame with the number of its scene."""
+    scene = 0
+    before: list[Colours] = []  # of the two frames before
+    seen = ((frame, _colours(frame.pixels_HWC)) for frame in frames)
+    for this, following in pairwise(chain(seen, [None])):
+        assert this is not None, "None comes last"
+        frame, colours = this
+        scene += _is_cut(before, [colours] if following is None else [colours, following[1]])
+        yield scene, frame
+        before = [*before[-1:], colours]
+
+
+def _is_cut(before: Sequence[Colours], after: Sequence[Colours]) -> bool:
+    """Whether a scene ends between the last one or two frames before and the first one or two after."""
+    if not before:
+        return False
+    across = min(_distance(left, right) for left, right in product(before, after))
+    sides = [_distance(*side) for side in (before, after) if len(side) == 2]
+    return across > _FAR and across > _RATIO * min(sides, default=0.0)
+
+
+def _colours(pixels_HWC: npt.NDArray[np.uint8]) -> Colours:
+    """What of a frame is compared: 16 points a side of each cell of a 4x4 grid, each channel sorted.
+
+    Returns:
+        (16 cells, 3 channels, 256 points), 0 to 255, whatever the frame's size.
+    """
+    count = _CELLS * _POINTS
+    rows, columns = ((2 * np.arange(count) + 1) * side // (2 * count) for side in pixels_HWC.shape[:2])
+    points = pixels_HWC[rows[:, None], columns].reshape(_CELLS, _POINTS, _CELLS, _POINTS, 3)
+    return np.sort(points.transpose(0, 2, 4, 1, 3).reshape(_CELLS**2, 3, _POINTS**2)).astype(np.int16)
+
+
+def _distance(left: Colours, right: Colours) -> float:
+    """How far the colours in the cells of two frames are from each other, 0 to 255.
+
+    Histograms of 16 blocks are compared as in J. S. Boreczky, L. A. Rowe, "Comparison of video shot boundary detection
+    techniques", 1996 (after Nagasaka and Tanaka, 1991), here without bins: the mean difference of sorted values is
+    the 1-Wasserstein distance of the histograms (G. Peyre, M. Cuturi, "Computational Optimal Transport", 2019, remark
+    2.28). Points that are black in both frames, as bars are, do not count, but half of all do at least.
+    """
+    lit = np.count_nonzero(np.maximum(left, right) > _BLACK)
+    return int(np.abs(left - right).sum(dtype=np.int64)) / max(lit, left.size // 2)
