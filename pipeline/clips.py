@@ -84,12 +84,8 @@ def cut_video(
             yield _clip(window, ref, index, 1 if is_still else clip_frames)
             index += 1
     if index == 0:
-        where = " in any scene" if clips.scene_cuts == "split" else ""
-        raise SampleError(
-            "clip",
-            "too_short",
-            f"{total} frames after sampling, a clip has {clip_frames}{where}, and tail: drop pads none",
-        )
+        count = f"{total} frames after sampling" + (", in scenes" if clips.scene_cuts == "split" else "")
+        raise SampleError("clip", "too_short", f"{count}, a clip has {clip_frames}, and tail: drop pads none")
 
 
 def _windows(frames: Iterable[DecodedFrame], clip_frames: int, clips: ClipsConfig) -> Iterator[list[DecodedFrame]]:

@@ -86,5 +86,5 @@ def _distance(left: Colours, right: Colours) -> float:
     the 1-Wasserstein distance of the histograms (G. Peyre, M. Cuturi, "Computational Optimal Transport", 2019, remark
     2.28). Points that are black in both frames, as bars are, do not count, but half of all do at least.
     """
-    lit = np.count_nonzero(np.maximum(left, right) > _BLACK)
+    lit = int(np.count_nonzero(np.maximum(left, right) > _BLACK))
     return int(np.abs(left - right).sum(dtype=np.int64)) / max(lit, left.size // 2)

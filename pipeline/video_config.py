@@ -40,8 +40,8 @@ class ClipsConfig(Section):
     )
     scene_cuts: Literal["ignore", "split"] = Field(
         default="ignore",
-        description="split: no clip goes across a hard cut; each scene is cut into clips as if it were a video, and has "
-        "a tail of its own.",
+        description="split: no clip goes across a hard cut; each scene is cut into clips like a video, and has a tail "
+        "of its own.",
     )
     stills: Literal["encode", "reject"] = Field(
         default="encode",
