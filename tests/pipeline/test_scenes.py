@@ -108,6 +108,8 @@ def test_what_the_docs_say_is_no_cut(city: np.ndarray, bunny: np.ndarray) -> Non
     still = np.repeat(city[:1], 50, axis=0)
     other = np.repeat(city[130:131], 50, axis=0)
     dissolve = np.linspace(1, 0, 50)
+    covered = city[:40].copy()
+    covered[20:, 10:120, 10:120] = 250
     for name, frames in {
         "a flash": np.concatenate([city[:20], WHITE, city[20:40]]),
         "three flashes": np.concatenate([city[:20], WHITE, city[20:22], WHITE, city[22:24], WHITE, city[24:40]]),
@@ -117,6 +119,7 @@ def test_what_the_docs_say_is_no_cut(city: np.ndarray, bunny: np.ndarray) -> Non
         "a fade from black": faded(still, np.linspace(0, 1, 50)),
         "a dissolve": faded(still, dissolve) + faded(other, 1 - dissolve),
         "an animal at 5 frames a second": bunny,
+        "something in a fifth of the frame": covered,
     }.items():
         assert cuts(as_frames(frames)) == [], name
 
@@ -188,7 +191,7 @@ def joined(folder: Path) -> tuple[bytes, list[float]]:
 def test_measured_on_joined_scenes(shared_videos: Path) -> None:
     """The figures of ARCHITECTURE.md: `pytest -s -m slow tests/pipeline/test_scenes.py` prints them."""
     data, cut_seconds = joined(shared_videos)
-    for name, least, most_false in [("every frame", 1.0, 0), ("fps 8", 0.99, 45), ("fps 2", 0.95, 45)]:
+    for name, least, most_false in [("every frame", 1.0, 0), ("fps 8", 0.99, 25), ("fps 2", 0.95, 30)]:
         frames = decode(data, **RATES[name])
         there, found, false = measure(frames, cut_seconds)
         print(f"joined scenes, {name}: {found} of {there} cuts, and {false} more, in {len(frames)} frames")
@@ -197,7 +200,7 @@ def test_measured_on_joined_scenes(shared_videos: Path) -> None:
 
 @pytest.mark.slow
 def test_measured_on_real_clips(shared_videos: Path) -> None:
-    for rate_name, most_false in [("every frame", 0), ("fps 8", 3), ("fps 2", 4)]:
+    for rate_name, most_false in [("every frame", 0), ("fps 8", 2), ("fps 2", 3)]:
         for clips, is_calm in ((UNCUT, True), (list(REAL_CUTS), False)):  # close to bikes.mp4's camera things pass
             total = np.zeros(4, int)
             for name in clips:
