@@ -1,6 +1,7 @@
 """Windows: which frames stand in which clip."""
 
 import dataclasses
+import io
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 
 from pipeline.clips import cut_clips, cut_video
 from pipeline.config import ClipsConfig
+from pipeline.decoding.frames import decode_frames
+from pipeline.decoding.options import DecodeOptions
 from pipeline.errors import SampleError
 from pipeline.records import Clip, DecodedFrame, Position, Reject, SourceInfo, Video, VideoEnd, VideoRef
+from tests.support import ROOT
 
 REF = VideoRef(shard_id="s", source_shard="s.tar", key="k", occurrence=0, size_bytes=1)
 SOURCE = SourceInfo(width=4, height=4, fps=10.0, codec="h264")
@@ -126,6 +130,21 @@ def test_each_scene_is_cut_as_a_video_of_its_own(lengths: list[int], stride: int
         assert ours.clip_index == number and times(ours) == times(wanted)
         assert (ours.frames_THWC == wanted.frames_THWC).all() and len(np.unique(ours.frames_THWC)) == 1
         assert ours.duration_seconds == wanted.duration_seconds == pytest.approx(len(times(ours)) / 10)
+
+
+@pytest.mark.parametrize(("fps", "stride"), [(None, None), (8, None), (8, 5), (2, None)])
+def test_the_cut_of_a_real_video(fps: float | None, stride: int | None) -> None:
+    """A night city: 25 frames a second, and another building from frame 116 on."""
+    data = (ROOT / "jobs/clips/cityCC0.mpg").read_bytes()
+    taken = list(decode_frames(io.BytesIO(data), len(data), DecodeOptions(size=64, fps=fps)))
+    config = ClipsConfig(scene_cuts="split", stride=stride)
+    found = list(cut_video(taken, REF, clip_frames=17, clips=config, takes_stills=True))
+    assert {bool(seconds > 4.62) for clip in found for seconds in clip.frame_seconds} == {False, True}
+    for clip in found:
+        assert clip.frame_seconds[-1] < 4.62 or clip.frame_seconds[0] > 4.62
+    firsts = [clip.frame_seconds[0] for clip in found if clip.frame_seconds[0] > 4.62]
+    assert firsts[0] == min(frame.seconds for frame in taken if frame.seconds > 4.62)
+    assert {frame.seconds for frame in taken} == {seconds for clip in found for seconds in clip.frame_seconds}
 
 
 def test_scenes_that_are_all_too_short_say_so() -> None:

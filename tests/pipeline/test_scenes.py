@@ -108,6 +108,7 @@ def test_what_the_docs_say_is_no_cut(city: np.ndarray, bunny: np.ndarray) -> Non
     still = np.repeat(city[:1], 50, axis=0)
     other = np.repeat(city[130:131], 50, axis=0)
     dissolve = np.linspace(1, 0, 50)
+    levels = np.array([40, 100, 160, 220] * 3)
     covered = city[:40].copy()
     covered[20:, 10:120, 10:120] = 250
     for name, frames in {
@@ -120,6 +121,7 @@ def test_what_the_docs_say_is_no_cut(city: np.ndarray, bunny: np.ndarray) -> Non
         "a dissolve": faded(still, dissolve) + faded(other, 1 - dissolve),
         "an animal at 5 frames a second": bunny,
         "something in a fifth of the frame": covered,
+        "motion that changes each frame as much": (WHITE // 250 * levels[:, None, None, None]).astype(np.uint8),
     }.items():
         assert cuts(as_frames(frames)) == [], name
 
