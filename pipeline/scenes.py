@@ -8,7 +8,7 @@ give the same cuts, whoever decodes them and how often.
   change most do not count; and the calmer side sets the measure. At few frames a second, fast motion that fills the
   frame may still pass for cuts.
 - A flash of one frame is no cut, since the frames around it are near each other. Nor is, then, a scene of one frame
-  between two that are alike. A longer flash is two cuts. Of scenes of one frame that follow each other, cuts are missed.
+  between two that are alike; and cuts between scenes of one frame each are missed. A longer flash is two cuts.
 - Fades and dissolves are no hard cuts: nothing happens there, unless they are over within a few frames.
 
 The figures stand in ARCHITECTURE.md, and in tests/pipeline/test_scenes.py.
