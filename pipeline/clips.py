@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.config import ClipsConfig
 from pipeline.errors import SampleError
 from pipeline.records import Clip, DecodedFrame, Reject, Video, VideoEnd, VideoRef
+from pipeline.scenes import split_scenes
 
 __all__ = ["cut_clips", "cut_video"]
 
@@ -28,7 +29,7 @@ def cut_clips(
     Args:
         videos: with their frames.
         clip_frames: frames of a clip.
-        clips: stride, tail, and what becomes of a damaged video.
+        clips: stride, tail, whether cuts of scenes count, and what becomes of a damaged video.
         takes_stills: whether a still picture is a clip of one frame, as causal models take it.
     """
     for video, decoded in videos:
@@ -60,39 +61,55 @@ def cut_video(
 ) -> Iterator[Clip]:
     """Cuts one video into windows of `clip_frames` frames that begin every `stride` frames.
 
-    A tail is padded only where it holds a frame that no whole window held. At most one window of frames stands
-    in memory.
+    With `scene_cuts: split` each scene is cut as if it were a video of its own. At most one window of frames stands in
+    memory, and one frame more.
 
     Raises:
         SampleError: `too_short`, where `tail: drop` leaves nothing; `no_video`, for a still where none is taken.
+    """
+    total = 0
+
+    def counted() -> Iterator[DecodedFrame]:
+        nonlocal total
+        for frame in frames:
+            total += 1
+            yield frame
+
+    index = 0
+    for scene in split_scenes(counted()) if clips.scene_cuts == "split" else [counted()]:
+        for window in _windows(scene, clip_frames, clips):
+            is_still = "still" in window[0].flags
+            if is_still and not takes_stills:
+                raise SampleError("clip", "no_video", "a still picture; only a causal model takes one frame alone")
+            yield _clip(window, ref, index, 1 if is_still else clip_frames)
+            index += 1
+    if index == 0:
+        count = f"{total} frames after sampling" + (", in scenes" if clips.scene_cuts == "split" else "")
+        raise SampleError("clip", "too_short", f"{count}, a clip has {clip_frames}, and tail: drop pads none")
+
+
+def _windows(frames: Iterable[DecodedFrame], clip_frames: int, clips: ClipsConfig) -> Iterator[list[DecodedFrame]]:
+    """The windows of frames that follow each other; one that is to be padded is shorter, as a still is.
+
+    A tail is padded only where it holds a frame that no whole window held.
     """
     stride = clips.stride or clip_frames
     window: deque[DecodedFrame] = deque(maxlen=clip_frames)
     waiting = clip_frames  # frames until the next window is whole
     fresh = 0  # frames in the window that no clip held yet
-    index = 0
-    total = 0
     for frame in frames:
         if "still" in frame.flags:
-            if not takes_stills:
-                raise SampleError("clip", "no_video", "a still picture; only a causal model takes one frame alone")
-            yield _clip([frame], ref, 0, 1)
+            yield [frame]
             return
         window.append(frame)
-        total += 1
         fresh += 1
         waiting -= 1
         if waiting == 0:
-            yield _clip(list(window), ref, index, clip_frames)
-            index, waiting, fresh = index + 1, stride, 0
+            yield list(window)
+            waiting, fresh = stride, 0
     if fresh and clips.tail == "pad":
         # The window that began with the stride holds what is left: `waiting` frames are missing at its end.
-        kept = list(window)[-(clip_frames - waiting) :]
-        yield _clip(kept, ref, index, clip_frames)
-    elif index == 0:
-        raise SampleError(
-            "clip", "too_short", f"{total} frames after sampling, a clip has {clip_frames}, and tail: drop pads none"
-        )
+        yield list(window)[-(clip_frames - waiting) :]
 
 
 def _clip(frames: list[DecodedFrame], ref: VideoRef, index: int, clip_frames: int) -> Clip:

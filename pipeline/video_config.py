@@ -38,6 +38,11 @@ class ClipsConfig(Section):
     tail: Literal["pad", "drop"] = Field(
         default="pad", description="Frames left at the end: pad them with copies of the last one, or drop them."
     )
+    scene_cuts: Literal["ignore", "split"] = Field(
+        default="ignore",
+        description="split: no clip goes across a hard cut; each scene is cut into clips like a video, and has a tail "
+        "of its own.",
+    )
     stills: Literal["encode", "reject"] = Field(
         default="encode",
         description="Pictures without a video beside them: clips of one frame with the flag still (causal models "

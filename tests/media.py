@@ -27,11 +27,12 @@ def make_video(
     codec: str = "libx264",
     container: str = "mp4",
     seconds: Sequence[float] | None = None,
+    crf: int = 1,
 ) -> bytes:
-    """Encodes frames, nearly without loss, at a constant rate or at given times (milliseconds count)."""
+    """Encodes frames at a constant rate or at given times (milliseconds count), with `crf: 1` nearly without loss."""
     sink = io.BytesIO()
     with av.open(sink, "w", format=container) as output:
-        options = {"crf": "1", "bf": "0"} if codec == "libx264" else {}
+        options = {"crf": str(crf), "bf": "0"} if codec == "libx264" else {}
         stream = output.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width = frames_THWC.shape[1:3]
         stream.pix_fmt = "yuv420p" if codec != "ffv1" else "bgr0"

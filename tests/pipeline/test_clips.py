@@ -1,6 +1,7 @@
 """Windows: which frames stand in which clip."""
 
 import dataclasses
+import io
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 
 from pipeline.clips import cut_clips, cut_video
 from pipeline.config import ClipsConfig
+from pipeline.decoding.frames import decode_frames
+from pipeline.decoding.options import DecodeOptions
 from pipeline.errors import SampleError
 from pipeline.records import Clip, DecodedFrame, Position, Reject, SourceInfo, Video, VideoEnd, VideoRef
+from tests.support import ROOT
 
 REF = VideoRef(shard_id="s", source_shard="s.tar", key="k", occurrence=0, size_bytes=1)
 SOURCE = SourceInfo(width=4, height=4, fps=10.0, codec="h264")
@@ -64,6 +68,102 @@ def test_padding_loses_no_frame_and_starts_on_the_stride(count: int, stride: int
     cut = windows(count, stride=stride)
     assert sorted({number for window in cut for number in window}) == list(range(count))
     assert [window[0] for window in cut] == [stride * number for number in range(len(cut))]
+
+
+def scenes(*lengths: int) -> list[DecodedFrame]:
+    """Frames whose colour changes from scene to scene; their times tell them apart."""
+    colours = np.repeat([(40 + 60 * number) % 240 for number in range(len(lengths))], lengths)
+    return [
+        dataclasses.replace(frame, pixels_HWC=np.full((2, 2, 3), colour, np.uint8))
+        for frame, colour in zip(frames(len(colours)), colours, strict=True)
+    ]
+
+
+def cut(taken: list[DecodedFrame], **clips: object) -> list[Clip]:
+    config = ClipsConfig.model_validate(clips)
+    return list(cut_video(taken, REF, clip_frames=4, clips=config, takes_stills=True))
+
+
+def times(clip: Clip) -> list[int]:
+    """The numbers of the real frames of a clip of `frames` or `scenes`."""
+    return [round(seconds * 10) for seconds in clip.frame_seconds[: 4 - clip.num_padded_frames]]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "clips", "expected"),
+    [
+        ((5, 4), {"scene_cuts": "ignore"}, [[0, 1, 2, 3], [4, 5, 6, 7], [8]]),
+        ((5, 4), {}, [[0, 1, 2, 3], [4], [5, 6, 7, 8]]),
+        ((5, 4), {"tail": "drop"}, [[0, 1, 2, 3], [5, 6, 7, 8]]),
+        ((4, 4), {}, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        ((2, 2, 2), {}, [[0, 1], [2, 3], [4, 5]]),
+        ((3, 6), {"tail": "drop"}, [[3, 4, 5, 6]]),
+        ((5, 6), {"stride": 2}, [[0, 1, 2, 3], [2, 3, 4], [5, 6, 7, 8], [7, 8, 9, 10]]),
+        ((5, 6), {"stride": 2, "tail": "drop"}, [[0, 1, 2, 3], [5, 6, 7, 8], [7, 8, 9, 10]]),
+        ((5, 5), {"stride": 1}, [[0, 1, 2, 3], [1, 2, 3, 4], [5, 6, 7, 8], [6, 7, 8, 9]]),
+    ],
+)
+def test_no_clip_goes_across_a_cut(
+    lengths: tuple[int, ...], clips: dict[str, object], expected: list[list[int]]
+) -> None:
+    found = cut(scenes(*lengths), **{"scene_cuts": "split", **clips})
+    assert [times(clip) for clip in found] == expected
+    assert [clip.clip_index for clip in found] == list(range(len(expected)))
+
+
+@given(
+    lengths=st.lists(st.integers(2, 12), min_size=1, max_size=5),
+    stride=st.integers(1, 4),
+    tail=st.sampled_from(["pad", "drop"]),
+)
+def test_each_scene_is_cut_as_a_video_of_its_own(lengths: list[int], stride: int, tail: str) -> None:
+    if tail == "drop":
+        lengths = [*lengths, 4]  # something is left
+    taken = scenes(*lengths)
+    alone: list[Clip] = []
+    for first, length in zip(np.cumsum([0, *lengths]), lengths, strict=False):
+        if length >= 4 or tail == "pad":
+            alone += cut(taken[first : first + length], stride=stride, tail=tail)
+    together = cut(taken, stride=stride, tail=tail, scene_cuts="split")
+    assert len(together) == len(alone)
+    for number, (ours, wanted) in enumerate(zip(together, alone, strict=True)):
+        assert ours.clip_index == number and times(ours) == times(wanted)
+        assert (ours.frames_THWC == wanted.frames_THWC).all() and len(np.unique(ours.frames_THWC)) == 1
+        assert ours.duration_seconds == wanted.duration_seconds == pytest.approx(len(times(ours)) / 10)
+
+
+@pytest.mark.parametrize(("fps", "stride"), [(None, None), (8, None), (8, 5), (2, None)])
+def test_the_cut_of_a_real_video(fps: float | None, stride: int | None) -> None:
+    """A night city: 25 frames a second, and another building from frame 116 on."""
+    data = (ROOT / "jobs/clips/cityCC0.mpg").read_bytes()
+    taken = list(decode_frames(io.BytesIO(data), len(data), DecodeOptions(size=64, fps=fps)))
+    config = ClipsConfig(scene_cuts="split", stride=stride)
+    found = list(cut_video(taken, REF, clip_frames=17, clips=config, takes_stills=True))
+    assert {bool(seconds > 4.62) for clip in found for seconds in clip.frame_seconds} == {False, True}
+    for clip in found:
+        assert clip.frame_seconds[-1] < 4.62 or clip.frame_seconds[0] > 4.62
+    firsts = [clip.frame_seconds[0] for clip in found if clip.frame_seconds[0] > 4.62]
+    assert firsts[0] == min(frame.seconds for frame in taken if frame.seconds > 4.62)
+    assert {frame.seconds for frame in taken} == {seconds for clip in found for seconds in clip.frame_seconds}
+
+
+def test_scenes_that_are_all_too_short_say_so() -> None:
+    with pytest.raises(SampleError, match="6 frames after sampling, in scenes, a clip has 4") as caught:
+        cut(scenes(3, 3), scene_cuts="split", tail="drop")
+    assert caught.value.error == "too_short"
+
+
+def test_damage_keeps_the_frames_of_the_scene_that_it_hits() -> None:
+    def decode(_: Video) -> Any:
+        yield from scenes(3, 3)
+        raise SampleError("decode", "unreadable", "broken")
+
+    videos = [Video(ref=REF, data=b"", end=None)]
+    config = ClipsConfig(damaged="keep_until_error", scene_cuts="split")
+    pairs = ((video, decode(video)) for video in videos)
+    first, second, end = cut_clips(pairs, clip_frames=4, clips=config, takes_stills=True)
+    assert isinstance(first, Clip) and isinstance(second, Clip) and isinstance(end, VideoEnd)
+    assert (times(first), times(second), end.flags) == ([0, 1, 2], [3, 4, 5], ("partly_corrupt",))
 
 
 def test_padding_repeats_the_last_frame_and_its_time() -> None:
@@ -128,7 +228,9 @@ def test_what_came_before_the_damage_may_be_kept(
 def test_a_still_is_a_clip_of_one_frame_where_the_model_takes_one() -> None:
     (frame,) = frames(1)
     still = [dataclasses.replace(frame, flags=("still",))]
-    (clip,) = cut_video(still, REF, clip_frames=4, clips=ClipsConfig(), takes_stills=True)
+    (clip,) = cut(still)
+    (split,) = cut(still, scene_cuts="split", tail="drop")
+    assert split.frames_THWC.shape == clip.frames_THWC.shape and split.num_padded_frames == 0
     assert clip.frames_THWC.shape[0] == 1 and clip.num_padded_frames == 0 and clip.flags == ("still",)
     with pytest.raises(SampleError, match="a still picture") as caught:
         list(cut_video(still, REF, clip_frames=4, clips=ClipsConfig(), takes_stills=False))

@@ -135,8 +135,9 @@ def test_resize_and_crop_is_the_published_preprocessing(height: int, width: int)
     wanted = wanted[0, :, top : top + 32, left : left + 32].permute(1, 2, 0).numpy()
     ours = fit(pixels, DecodeOptions(size=32))
     assert ours.shape == (32, 32, 3) and ours.dtype == np.uint8
-    # Pillow rounds to eight bits after each of its two passes.
-    assert np.abs(ours - wanted).max() <= 1.5
+    # Pillow rounds to eight bits after each of its two passes: 0.5 that the second averages, and 0.5.
+    # On real clips, against the published code's floats: tests/integration/test_preprocessing.py.
+    assert np.abs(ours - wanted).max() <= 1.01
 
 
 @pytest.mark.parametrize(
