@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 import numpy as np
 
@@ -61,8 +62,8 @@ def cut_video(
 ) -> Iterator[Clip]:
     """Cuts one video into windows of `clip_frames` frames that begin every `stride` frames.
 
-    With `scene_cuts: split` each scene is cut as if it were a video of its own. At most one window of frames stands in
-    memory, and one frame more.
+    With `scene_cuts: split` each scene is cut as if it were a video of its own, as are frames of another size. At most
+    one window of frames stands in memory, and one frame more.
 
     Raises:
         SampleError: `too_short`, where `tail: drop` leaves nothing; `no_video`, for a still where none is taken.
@@ -76,7 +77,7 @@ def cut_video(
             yield frame
 
     index = 0
-    for scene in split_scenes(counted()) if clips.scene_cuts == "split" else [counted()]:
+    for scene in _scenes(counted(), clips):
         for window in _windows(scene, clip_frames, clips):
             is_still = "still" in window[0].flags
             if is_still and not takes_stills:
@@ -86,6 +87,15 @@ def cut_video(
     if index == 0:
         count = f"{total} frames after sampling" + (", in scenes" if clips.scene_cuts == "split" else "")
         raise SampleError("clip", "too_short", f"{count}, a clip has {clip_frames}, and tail: drop pads none")
+
+
+def _scenes(frames: Iterable[DecodedFrame], clips: ClipsConfig) -> Iterator[Iterator[DecodedFrame]]:
+    # With `crop: keep`, recordings of other sizes that were joined on are other scenes: a clip has one size.
+    for _, frames_of_one_size in groupby(frames, key=lambda frame: frame.pixels_HWC.shape):
+        if clips.scene_cuts == "split":
+            yield from split_scenes(frames_of_one_size)
+        else:
+            yield frames_of_one_size
 
 
 def _windows(frames: Iterable[DecodedFrame], clip_frames: int, clips: ClipsConfig) -> Iterator[list[DecodedFrame]]:

@@ -19,13 +19,16 @@ import av
 import numpy as np
 import pytest
 
+from pipeline.clips import cut_clips
+from pipeline.config import ClipsConfig
 from pipeline.decoding.here import DecoderHere
 from pipeline.decoding.options import DecodeOptions
 from pipeline.decoding.pool import DecoderLimits, DecoderPool
 from pipeline.errors import SampleError
-from pipeline.records import DecodedFrame, Reject, Video, VideoRef
+from pipeline.records import Clip, DecodedFrame, Reject, Video, VideoEnd, VideoRef
 from tests.fuzz_videos import resident_bytes
 from tests.media import gradient_frames, make_video
+from tests.pipeline.test_right_frames import encode, pattern, rgb_frames
 from tests.support import ROOT
 
 GOOD = make_video(gradient_frames(20))
@@ -368,3 +371,27 @@ def test_a_long_video_never_stands_in_memory_whole(minutes: int) -> None:
                     peak = max(peak, resident_bytes())
         assert count == minutes * 600 and seconds == pytest.approx(minutes * 60 - 0.1)
     assert peak - before < 150 * 2**20, f"{(peak - before) / 2**20:.0f} MiB"
+
+
+def test_a_video_that_changes_its_size_in_the_middle(pool: DecoderPool) -> None:
+    """Recordings of two sizes, one behind the other: no clip holds frames of both."""
+    wide, high = (rgb_frames(pattern(12, *size), "yuv420p") for size in ((64, 96), (96, 64)))
+    data = b"".join(encode(frames, codec="libx264", container="h264") for frames in (wide, high))
+    options = DecodeOptions(size=32, crop="keep", factor=8)
+    clips = list(
+        cut_clips(
+            pool.decode([video(data)], options),
+            clip_frames=8,
+            clips=ClipsConfig(size=32, crop="keep"),
+            takes_stills=True,
+        )
+    )
+    assert isinstance(clips[-1], VideoEnd) and clips[-1].reject is None
+    found = [(clip.frames_THWC.shape, clip.num_padded_frames) for clip in clips if isinstance(clip, Clip)]
+    assert found == [((8, 32, 48, 3), 0), ((8, 32, 48, 3), 4), ((8, 48, 32, 3), 0), ((8, 48, 32, 3), 4)]
+    (frames,) = outcomes_with(pool, data, options)
+    assert same(frames, next(iter(outcomes_with(DecoderHere(), data, options))))
+
+
+def outcomes_with(decoder: Any, data: bytes, options: DecodeOptions) -> list[list[DecodedFrame]]:
+    return [list(frames) for _, frames in decoder.decode([video(data)], options)]
