@@ -62,10 +62,10 @@ def _rgb(frame: VideoFrame) -> Pixels:
         frame.colorspace = _BT709 if is_large else _BT601
     try:
         if frame.color_trc in TRANSFERS:
-            return tone_mapped(cast("npt.NDArray[np.uint16]", frame.to_ndarray(format="rgb48le")), int(frame.color_trc))
+            return tone_mapped(cast("npt.NDArray[np.uint16]", frame.to_ndarray(format="rgb48le", threads=1)), int(frame.color_trc))
         if any(component.is_alpha for component in frame.format.components):
-            return over_black(cast(Pixels, frame.to_ndarray(format="rgba")))
-        return cast(Pixels, frame.to_ndarray(format="rgb24"))
+            return over_black(cast(Pixels, frame.to_ndarray(format="rgba", threads=1)))
+        return cast(Pixels, frame.to_ndarray(format="rgb24", threads=1))
     except (av.error.FFmpegError, ValueError) as error:
         raise SampleError(
             "decode",
@@ -111,7 +111,7 @@ def fit(pixels_HWC: Pixels, options: DecodeOptions, *, aspect: Fraction = Fracti
 def _resized(pixels_HWC: Pixels, scaled: tuple[int, int], begin: tuple[int, int], kept: tuple[int, int]) -> Pixels:
     """The part of `kept` pixels from `begin` on of the image resized to `scaled`."""
     if scaled == pixels_HWC.shape[:2]:
-        return np.ascontiguousarray(pixels_HWC[begin[0] : begin[0] + kept[0], begin[1] : begin[1] + kept[1]])
+        return pixels_HWC[begin[0] : begin[0] + kept[0], begin[1] : begin[1] + kept[1]]
     down, across = (stored / whole for stored, whole in zip(pixels_HWC.shape[:2], scaled, strict=True))
     box = (begin[1] * across, begin[0] * down, (begin[1] + kept[1]) * across, (begin[0] + kept[0]) * down)
     image = Image.fromarray(pixels_HWC).resize((kept[1], kept[0]), Image.Resampling.BILINEAR, box=box)
