@@ -52,7 +52,7 @@ def bench_decode(
     heights: Sequence[int],
     *,
     codecs: Sequence[str] = tuple(CODECS),
-    num_frames: int = 96,
+    num_frames: int = 64,
     runs: int = 5,
     on_result: Callable[[DecodeRatio], None],
 ) -> list[dict[str, object]]:

@@ -23,10 +23,11 @@ def serve(control: socket.socket, status: Status) -> None:
     """Decodes what the worker sends, until the worker closes the connection.
 
     A request is {"options", "size_bytes"} with the file that holds the video. What follows are {"duration"} once the
-    container is open, {"shape", "source"} before the first window, which the worker answers with {"windows", "frames"}
-    and their memory, {"window", "frames", "flags"} for each full one, which the worker answers with {} when it is free
-    again, and at last {"end"}: null, or the reject's stage, class and message.
+    container is open, {"shape", "source"} before the first window, which the worker answers with {"windows", "frames",
+    "size_bytes"} and their memory, where that is not what it was, {"window", "frames", "flags"} for each full one, which
+    the worker answers with {} when it is free again, and at last {"end"}: null, or the reject's stage, class and message.
     """
+    windows = _Windows(control, status)
     while (request := receive(control)) is not None:
         message, fds = request
         if not fds:
@@ -34,7 +35,7 @@ def serve(control: socket.socket, status: Status) -> None:
         (fd,) = fds
         status.begin()
         try:
-            end = _decode(Slab(message["size_bytes"], fd=fd), DecodeOptions(**message["options"]), control, status)
+            end = _decode(Slab(message["size_bytes"], fd=fd), DecodeOptions(**message["options"]), windows, status)
             send(control, {"end": end})
         except (WorkerGone, ConnectionError):
             return
@@ -42,16 +43,15 @@ def serve(control: socket.socket, status: Status) -> None:
             return  # what is left of its memory may be in pieces
 
 
-def _decode(video: Slab, options: DecodeOptions, control: socket.socket, status: Status) -> list[str] | None:
+def _decode(video: Slab, options: DecodeOptions, windows: "_Windows", status: Status) -> list[str] | None:
     """The reject's stage, class and message, or None where all went well."""
-    windows = _Windows(control, status)
     try:
         frames = decode_frames(
             _Reader(video, status.progress),  # type: ignore[arg-type]  # all that PyAV and Pillow ask of a file
             video.size_bytes,
             options,
             on_progress=status.progress,
-            on_probe=lambda seconds: send(control, {"duration": seconds}),
+            on_probe=windows.promise,
         )
         for frame in frames:
             windows.put(frame)
@@ -63,7 +63,7 @@ def _decode(video: Slab, options: DecodeOptions, control: socket.socket, status:
         limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
         return ["decode", "memory", f"a decoder may take {limit:,} bytes, and more were wanted: {error}"]
     finally:
-        windows.close()
+        windows.end()
     return None
 
 
@@ -94,16 +94,24 @@ class _Windows:
     def __init__(self, control: socket.socket, status: Status) -> None:
         self._control = control
         self._status = status
-        self._slab: Slab | None = None
+        self._slab: Slab | None = None  # stays mapped: to map it for each video anew costs as much as some frames
+        self.end()
+
+    def end(self) -> None:
+        """What comes next is another video's."""
         self._shape: tuple[int, ...] = ()
         self._window = 0
         self._free = 0
         self._count = 0
         self._frames: list[list[Any]] = []
 
+    def promise(self, seconds: float | None) -> None:
+        """Says how long the video is by its container."""
+        send(self._control, {"duration": seconds})
+
     def put(self, frame: DecodedFrame) -> None:
         """Adds a frame, and sends the window where it is full."""
-        if self._slab is None:
+        if not self._shape:
             self._begin(frame)
         assert self._slab is not None, "_begin made it"
         if not self._frames and not self._free:
@@ -124,11 +132,13 @@ class _Windows:
     def _begin(self, frame: DecodedFrame) -> None:
         self._shape = frame.pixels_HWC.shape
         send(self._control, {"shape": self._shape, "source": dataclasses.asdict(frame.source)})
-        message, (fd,) = self._answer()
+        message, fds = self._answer()
         self._count = self._free = message["windows"]
         self._size = message["frames"]
-        size_bytes = self._count * self._size * frame.pixels_HWC.nbytes
-        self._slab = Slab(size_bytes, fd=fd)
+        if fds:
+            if self._slab is not None:
+                self._slab.close()
+            self._slab = Slab(message["size_bytes"], fd=fds[0])
 
     def _wait(self) -> None:
         self._answer()
@@ -141,8 +151,3 @@ class _Windows:
         if answer is None:
             raise WorkerGone
         return answer
-
-    def close(self) -> None:
-        """Gives the windows back, here."""
-        if self._slab is not None:
-            self._slab.close()

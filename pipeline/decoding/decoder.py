@@ -100,13 +100,15 @@ class Decoder:
         return DecoderLost("crash", f"the decoder {how}")
 
     def send_windows(self, windows: int, frames: int, frame_bytes: int) -> None:
-        """Gives it memory for its frames."""
+        """Gives it memory for its frames, unless it has enough."""
         size = windows * frames * frame_bytes
+        fds = []
         if self._slab is None or self._slab.size_bytes < size:
             if self._slab is not None:
                 self._slab.close()
             self._slab = Slab(size)
-        self._send({"windows": windows, "frames": frames}, [self._slab.fd])
+            fds = [self._slab.fd]
+        self._send({"windows": windows, "frames": frames, "size_bytes": self._slab.size_bytes}, fds)
 
     def window(self, number: int, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
         """A window that it filled: a view, good until `release`."""
