@@ -237,20 +237,21 @@ app.add_typer(bench, name="bench")
 
 @bench.command("decode")
 def bench_decode(
-    sizes: Annotated[list[int] | None, typer.Option("--size", help="Pixels of a source's sides; repeatable.")] = None,
+    sizes: Annotated[list[int] | None, typer.Option("--size", help="Height of a 16:9 source; repeatable.")] = None,
     runs: Annotated[int, typer.Option(help="Pairs of runs.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Frames a second of a decoder, to those of PyAV decoding to rgb24 in one process, by codec and size."""
     from jobs.bench.decode import DecodeRatio, bench_decode
 
-    table = Table("codec", "size", "PyAV, frames/s", "ours / PyAV", "lowest", "highest", "resized to half")
+    table = Table("codec", "height", "PyAV, frames/s", "ours / PyAV", "lowest", "highest", "and resized")
 
     def show(result: DecodeRatio) -> None:
-        ratios = (result.ratio, result.lowest, result.highest, result.resized)
-        table.add_row(result.codec, str(result.size), f"{result.plain_fps:,.0f}", *(f"{ratio:.2f}" for ratio in ratios))
+        ratios = [f"{ratio:.2f}" for ratio in (result.ratio, result.lowest, result.highest)]
+        resized = f"{result.resized:.2f} (to {result.resized_to})"
+        table.add_row(result.codec, str(result.height), f"{result.plain_fps:,.0f}", *ratios, resized)
 
-    results = bench_decode(sizes or [128, 256, 512], runs=runs, on_result=show)
+    results = bench_decode(sizes or [256, 720, 1080], runs=runs, on_result=show)
     if as_json:
         sys.stdout.write(json.dumps(results, indent=1) + "\n")
     else:

@@ -4,6 +4,7 @@ import dataclasses
 import resource
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 from pipeline.decoding.frames import decode_spans
@@ -23,48 +24,47 @@ def serve(control: socket.socket, status: Status) -> None:
     """Decodes what the worker sends, until the worker closes the connection.
 
     A request is {"options", "spans", "size_bytes"} with the file that holds the video. What follows are {"duration"}
-    once the container is open, {"shape", "source"} before the first window, which the worker answers with {"windows",
-    "frames"} and their memory, {"window", "frames"} for each full one, which the worker answers with {} when it is free
-    again, and after each span {"end"}: null, or the reject's stage, class and message.
+    once the container is open, {"shape", "source"} before the first window and before one of other frames, which the
+    worker answers with {"windows", "frames", "size_bytes"} and their memory, where that is not what it was, {"window",
+    "frames"} for each full one, which the worker answers with {} when it is free again, and after each span {"end"}:
+    null, or the reject's stage, class and message.
     """
+    windows = _Windows(control, status)
     while (request := receive(control)) is not None:
         message, fds = request
         if not fds:
             continue  # a window of the video before is free again
-        (fd,) = fds
         status.begin()
-        try:
-            video = Slab(message["size_bytes"], fd=fd)
-            if not _decode(video, DecodeOptions(**message["options"]), message["spans"], control, status):
-                return  # what is left of its memory may be in pieces, or of a library's state
-        except (WorkerGone, ConnectionError):
-            return
+        with closing(Slab(message["size_bytes"], fd=fds[0])) as video:
+            try:
+                is_well = _decode(video, DecodeOptions(**message["options"]), message["spans"], windows, status)
+            except (WorkerGone, ConnectionError):
+                return
+        if not is_well:
+            return  # what is left of its memory may be in pieces, or of a library's state
 
 
 def _decode(
     video: Slab,
     options: DecodeOptions,
     spans: list[tuple[float | None, float | None]],
-    control: socket.socket,
+    windows: "_Windows",
     status: Status,
 ) -> bool:
     """Sends the frames and the end of each span; False where this process is better replaced."""
-    windows = _Windows(control, status)
-    try:
-        for frames in decode_spans(
-            _Reader(video, status.progress),  # type: ignore[arg-type]  # all that PyAV and Pillow ask of a file
-            video.size_bytes,
-            options,
-            spans,
-            on_progress=status.progress,
-            on_probe=lambda seconds: send(control, {"duration": seconds}),
-        ):
-            end = _send_span(frames, windows)
-            send(control, {"end": end})
-            if end is not None and end[1] in ("memory", "crash"):
-                return False
-    finally:
-        windows.close()
+    windows.begin()
+    for frames in decode_spans(
+        _Reader(video, status.progress),  # type: ignore[arg-type]  # all that PyAV and Pillow ask of a file
+        video.size_bytes,
+        options,
+        spans,
+        on_progress=status.progress,
+        on_probe=windows.promise,
+    ):
+        end = _send_span(frames, windows)
+        windows.end(end)
+        if end is not None and end[1] in ("memory", "crash"):
+            return False
     return True
 
 
@@ -114,18 +114,30 @@ class _Windows:
     def __init__(self, control: socket.socket, status: Status) -> None:
         self._control = control
         self._status = status
-        self._slab: Slab | None = None
+        self._slab: Slab | None = None  # stays mapped: to map it for each video anew costs as much as some frames
+        self.begin()
+
+    def begin(self) -> None:
+        """What comes next is another video's."""
         self._shape: tuple[int, ...] = ()
         self._window = 0
         self._free = 0
         self._count = 0
         self._frames: list[list[Any]] = []
 
+    def promise(self, seconds: float | None) -> None:
+        """Says how long the video is by its container."""
+        send(self._control, {"duration": seconds})
+
+    def end(self, reject: list[str] | None) -> None:
+        """Says how a span ended."""
+        send(self._control, {"end": reject})
+
     def put(self, frame: DecodedFrame) -> None:
         """Adds a frame, and sends the window where it is full."""
-        if self._slab is None or frame.pixels_HWC.shape != self._shape:
-            self._begin(frame)
-        assert self._slab is not None, "_begin made it"
+        if frame.pixels_HWC.shape != self._shape:
+            self._ask_for_windows(frame)
+        assert self._slab is not None, "it was asked for"
         if not self._frames and not self._free:
             self._wait()
         window = self._slab.window(self._window, (self._size, *self._shape))
@@ -141,20 +153,20 @@ class _Windows:
             self._window, self._free = (self._window + 1) % self._count, self._free - 1
             self._frames = []
 
-    def _begin(self, frame: DecodedFrame) -> None:
+    def _ask_for_windows(self, frame: DecodedFrame) -> None:
         self.flush()
-        self.close()
         self._shape = frame.pixels_HWC.shape
         send(self._control, {"shape": self._shape, "source": dataclasses.asdict(frame.source)})
         message, fds = self._answer()
-        while not fds:  # windows of before, that are free again
+        while "windows" not in message:  # windows of before, that are free again
             message, fds = self._answer()
-        (fd,) = fds
         self._window, self._count = 0, message["windows"]
         self._free = self._count
         self._size = message["frames"]
-        size_bytes = self._count * self._size * frame.pixels_HWC.nbytes
-        self._slab = Slab(size_bytes, fd=fd)
+        if fds:
+            if self._slab is not None:
+                self._slab.close()
+            self._slab = Slab(message["size_bytes"], fd=fds[0])
 
     def _wait(self) -> None:
         self._answer()
@@ -167,9 +179,3 @@ class _Windows:
         if answer is None:
             raise WorkerGone
         return answer
-
-    def close(self) -> None:
-        """Gives the windows back, here."""
-        if self._slab is not None:
-            self._slab.close()
-            self._slab = None

@@ -22,6 +22,13 @@ __all__ = ["Decoder", "DecoderLost", "Decoders"]
 # So many videos, and a decoder is replaced: what FFmpeg's libraries lose on the way does not add up.
 _VIDEOS_OF_ONE = 200
 _LAST_WORDS_SECONDS = 10.0
+# Memory that a frame gives back is kept for the next one: to the kernel and back is a page fault every 4 KiB.
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(64 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
+}
 _PROGRAM = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[2])
@@ -93,13 +100,15 @@ class Decoder:
         return DecoderLost("crash", f"the decoder {how}")
 
     def send_windows(self, windows: int, frames: int, frame_bytes: int) -> None:
-        """Gives it memory for its frames."""
+        """Gives it memory for its frames, unless it has enough."""
         size = windows * frames * frame_bytes
+        fds = []
         if self._slab is None or self._slab.size_bytes < size:
             if self._slab is not None:
                 self._slab.close()
             self._slab = Slab(size)
-        self._send({"windows": windows, "frames": frames}, [self._slab.fd])
+            fds = [self._slab.fd]
+        self._send({"windows": windows, "frames": frames, "size_bytes": self._slab.size_bytes}, fds)
 
     def window(self, number: int, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
         """A window that it filled: a view, good until `release`."""
@@ -195,7 +204,7 @@ class _ForkServer:
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ended: dict[int, int] = {}
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **_ENVIRONMENT}
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), json.dumps(sys.path)],

@@ -145,6 +145,7 @@ class _Decoding:
             yield from self._frames()
             return
         av.logging.set_level(av.logging.ERROR)
+        av.logging.set_skip_repeated(False)  # else the same video says less when it is decoded again
         try:
             with av.logging.Capture(local=False) as self._said:
                 yield from self._frames()
@@ -266,6 +267,7 @@ class _Decoding:
         # FFmpeg makes do with what it has, and says so in its log alone.
         if any(level <= av.logging.ERROR and name == self._video.source.codec for level, name, _ in self._said):
             self._flags["decoder_errors"] = None
+        self._said.clear()
         if self._came_out > self._options.max_frames:
             raise SampleError("decode", "limit", f"more than {self._options.max_frames:,} frames come out")
         if frame.is_corrupt:

@@ -1,6 +1,6 @@
 """From a decoded frame to what is kept of it: upright, square pixels, RGB, resized and cropped."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import cast
 
@@ -9,6 +9,7 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from pipeline.decoding.container import said
@@ -33,10 +34,12 @@ class Geometry:
     Attributes:
         aspect: width of one stored pixel divided by its height.
         turn: a 2x2 matrix of 0, 1 and -1: stored axes (x right, y down) to shown ones.
+        converter: FFmpeg's; a frame of its own would set one up anew.
     """
 
     aspect: Fraction = Fraction(1)
     turn: tuple[int, int, int, int] = (1, 0, 0, 1)
+    converter: VideoReformatter = field(default_factory=VideoReformatter, compare=False, repr=False)
 
 
 def turned_matrix(data: bytes) -> tuple[int, int, int, int]:
@@ -53,25 +56,28 @@ def frame_pixels(frame: VideoFrame, options: DecodeOptions, geometry: Geometry) 
     Raises:
         SampleError: FFmpeg has no RGB form of it.
     """
-    return _turn(fit(_rgb(frame), options, aspect=geometry.aspect), geometry.turn)
+    return _turn(fit(_rgb(frame, geometry.converter), options, aspect=geometry.aspect), geometry.turn)
 
 
-def _rgb(frame: VideoFrame) -> Pixels:
+def _rgb(frame: VideoFrame, converter: VideoReformatter) -> Pixels:
     if frame.colorspace == _UNSPECIFIED:
         is_large = frame.width >= _SD_WIDTH or frame.height > _SD_HEIGHT
         frame.colorspace = _BT709 if is_large else _BT601
+    is_hdr = frame.color_trc in TRANSFERS
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    form = "rgb48le" if is_hdr else "rgba" if has_alpha else "rgb24"
     try:
-        if frame.color_trc in TRANSFERS:
-            return tone_mapped(cast("npt.NDArray[np.uint16]", frame.to_ndarray(format="rgb48le")), int(frame.color_trc))
-        if any(component.is_alpha for component in frame.format.components):
-            return over_black(cast(Pixels, frame.to_ndarray(format="rgba")))
-        return cast(Pixels, frame.to_ndarray(format="rgb24"))
+        # One thread: by default FFmpeg starts as many as there are cores, for each frame anew. The array is a view.
+        pixels_HWC = converter.reformat(frame, format=form, threads=1).to_ndarray()
     except (av.error.FFmpegError, ValueError) as error:
         raise SampleError(
             "decode",
             "unreadable",
             f"a {frame.width}x{frame.height} {frame.format.name} frame has no RGB form: {said(error)}",
         ) from None
+    if is_hdr:
+        return tone_mapped(cast("npt.NDArray[np.uint16]", pixels_HWC), int(frame.color_trc))
+    return over_black(cast(Pixels, pixels_HWC)) if has_alpha else cast(Pixels, pixels_HWC)
 
 
 def over_black(pixels_HWC: Pixels) -> Pixels:
@@ -111,7 +117,7 @@ def fit(pixels_HWC: Pixels, options: DecodeOptions, *, aspect: Fraction = Fracti
 def _resized(pixels_HWC: Pixels, scaled: tuple[int, int], begin: tuple[int, int], kept: tuple[int, int]) -> Pixels:
     """The part of `kept` pixels from `begin` on of the image resized to `scaled`."""
     if scaled == pixels_HWC.shape[:2]:
-        return np.ascontiguousarray(pixels_HWC[begin[0] : begin[0] + kept[0], begin[1] : begin[1] + kept[1]])
+        return pixels_HWC[begin[0] : begin[0] + kept[0], begin[1] : begin[1] + kept[1]]
     down, across = (stored / whole for stored, whole in zip(pixels_HWC.shape[:2], scaled, strict=True))
     box = (begin[1] * across, begin[0] * down, (begin[1] + kept[1]) * across, (begin[0] + kept[0]) * down)
     image = Image.fromarray(pixels_HWC).resize((kept[1], kept[0]), Image.Resampling.BILINEAR, box=box)

@@ -40,12 +40,15 @@ class Slab:
 
     def __init__(self, size_bytes: int, *, fd: int | None = None) -> None:
         """Makes one of this size, or maps the one behind `fd`, which it takes over."""
+        flags = mmap.MAP_SHARED
         if fd is None:
             fd = os.memfd_create("vidtok", os.MFD_CLOEXEC)
             os.ftruncate(fd, size_bytes)
+        else:
+            flags |= mmap.MAP_POPULATE  # it has its pages, and finding them one by one takes longer
         self.fd = fd
         self.size_bytes = size_bytes
-        self.memory = mmap.mmap(fd, size_bytes)
+        self.memory = mmap.mmap(fd, size_bytes, flags)
 
     def window(self, number: int, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
         """The `number`-th of equal windows, as an array of bytes of this shape: a view."""

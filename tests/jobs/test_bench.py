@@ -1,32 +1,49 @@
 """Benchmarks measure what they say: the same frames on both sides, and ratios of times."""
 
+import io
+from collections.abc import Sequence
+
+import av
 import pytest
 
 from jobs.bench import decode
 from jobs.bench.decode import bench_decode
+from jobs.bench.sources import CODECS, encoded, scene
+from pipeline.decoding.options import DecodeOptions
+from pipeline.decoding.pool import DecoderPool
 
 
 def test_the_decode_ratio_is_that_of_two_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "_CODECS", {"mpeg4": "avi"})
-    monkeypatch.setattr(decode, "_plain", lambda _: 2.0)
+    monkeypatch.setattr(decode, "_SECONDS", 4.0)
+    monkeypatch.setattr(decode, "_plain", lambda videos: 2.0 * len(videos))
     real, seen = decode._ours, []
 
-    def ours(pool: decode.DecoderPool, data: bytes, size: int) -> float:
-        assert real(pool, data, size) > 0
-        seen.append(size)
-        return 8.0 if size == 32 else 4.0
+    def ours(pool: DecoderPool, videos: Sequence[bytes], options: DecodeOptions) -> float:
+        assert real(pool, videos, options) > 0
+        seen.append((len(videos), options.size))
+        return 16.0 if options.size == 32 else 8.0
 
     monkeypatch.setattr(decode, "_ours", ours)
     shown: list[decode.DecodeRatio] = []
-    (result,) = bench_decode([64], num_frames=20, runs=3, on_result=shown.append)
-    assert seen == [64, 64, 32, 64, 32, 64, 32], "the two sides take turns, after one run that starts the decoder"
+    (result,) = bench_decode([64], codecs=["mpeg4"], num_frames=20, runs=3, on_result=shown.append)
+    assert seen == [(1, 64), *[(2, 64), (2, 32)] * 3], "the sides take turns, after one run that starts the decoder"
     assert result == {
         "codec": "mpeg4",
-        "size": 64,
+        "height": 64,
         "plain_fps": 10.0,
         "ratio": 0.5,
         "lowest": 0.5,
         "highest": 0.5,
+        "resized_to": 32,
         "resized": 0.25,
     }
     assert shown[0].ratio == 0.5
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_source_has_all_its_frames_from_both_clips(codec: str) -> None:
+    frames = scene(64, 8)
+    assert len(frames) == 8 and {(frame.width, frame.height) for frame in frames} == {(114, 64)}
+    with av.open(io.BytesIO(encoded(codec, frames))) as container:
+        means = [frame.to_ndarray(format="gray").mean() for frame in container.decode(video=0)]
+    assert means == pytest.approx([frame.to_ndarray(format="gray").mean() for frame in frames], abs=6)

@@ -395,3 +395,16 @@ def test_a_video_that_changes_its_size_in_the_middle(pool: DecoderPool) -> None:
 
 def outcomes_with(decoder: Any, data: bytes, options: DecodeOptions) -> list[list[DecodedFrame]]:
     return [list(frames) for _, frames in decoder.decode([video(data)], options)]
+
+
+def test_a_decoder_keeps_no_video_that_it_is_done_with() -> None:
+    """Its memory is a file without a name, which lasts as long as somebody has it open."""
+    with closing(DecoderPool(1, LIMITS)) as pool:
+        counts = []
+        for _ in range(5):
+            outcomes(pool, [video(GOOD), video(b"no video"), video(GOOD)])
+            (decoder,) = pool._decoders._free
+            links = [os.readlink(path) for path in Path(f"/proc/{decoder.pid}/fd").iterdir()]
+            counts.append(sum("memfd:vidtok" in link for link in links))
+        # The page of its state, the windows, and the last video where it is about to close it; each with its mapping.
+        assert max(counts) <= 6, counts
