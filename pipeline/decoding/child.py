@@ -24,8 +24,9 @@ def serve(control: socket.socket, status: Status) -> None:
 
     A request is {"options", "size_bytes"} with the file that holds the video. What follows are {"duration"} once the
     container is open, {"shape", "source"} before the first window, which the worker answers with {"windows", "frames",
-    "size_bytes"} and their memory, where that is not what it was, {"window", "frames", "flags"} for each full one, which
-    the worker answers with {} when it is free again, and at last {"end"}: null, or the reject's stage, class and message.
+    "size_bytes"} and, where the decoder has none yet or too little, their memory, {"window", "frames", "flags"} for
+    each full one, which the worker answers with {} when it is free again, and at last {"end"}: null, or the reject's
+    stage, class and message.
     """
     windows = _Windows(control, status)
     while (request := receive(control)) is not None:
