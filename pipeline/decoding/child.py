@@ -1,39 +1,34 @@
 """A decoder: one video after another, from memory that the worker wrote to memory that the worker owns."""
 
-import dataclasses
 import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any
 
 from pipeline.decoding.frames import decode_spans
 from pipeline.decoding.options import DecodeOptions
-from pipeline.decoding.wire import Slab, Status, receive, send
+from pipeline.decoding.windows import GrantedWindows, WorkerGone
+from pipeline.decoding.wire import Slab, Status, receive
 from pipeline.errors import SampleError
 from pipeline.records import DecodedFrame
 
 __all__ = ["serve"]
 
 
-class WorkerGone(Exception):
-    """Nobody waits for the frames any more."""
-
-
 def serve(control: socket.socket, status: Status) -> None:
     """Decodes what the worker sends, until the worker closes the connection.
 
     A request is {"options", "spans", "size_bytes"} with the file that holds the video. What follows are {"duration"}
-    once the container is open, {"shape", "source"} before the first window and before one of other frames, which the
-    worker answers with {"windows", "frames", "size_bytes"} and their memory, where that is not what it was, {"window",
-    "frames"} for each full one, which the worker answers with {} when it is free again, and after each span {"end"}:
-    null, or the reject's stage, class and message.
+    once the container is open, {"shape", "source"} before the first frame and before one of another shape, {"window",
+    "frames"} for each window that is full, and after each span {"end"}: null, or the reject's stage, class and message.
+    The worker answers the second and the third with {"windows", "size_bytes"} and their memory.
     """
-    windows = _Windows(control, status)
+    windows = GrantedWindows(control, status)
     while (request := receive(control)) is not None:
         message, fds = request
-        if not fds:
-            continue  # a window of the video before is free again
+        if "windows" in message:  # for those of the video before
+            windows.take(message, fds)
+            continue
         status.begin()
         with closing(Slab(message["size_bytes"], fd=fds[0])) as video:
             try:
@@ -48,7 +43,7 @@ def _decode(
     video: Slab,
     options: DecodeOptions,
     spans: list[tuple[float | None, float | None]],
-    windows: "_Windows",
+    windows: GrantedWindows,
     status: Status,
 ) -> bool:
     """Sends the frames and the end of each span; False where this process is better replaced."""
@@ -68,7 +63,7 @@ def _decode(
     return True
 
 
-def _send_span(frames: Iterator[DecodedFrame], windows: "_Windows") -> list[str] | None:
+def _send_span(frames: Iterator[DecodedFrame], windows: GrantedWindows) -> list[str] | None:
     """The reject's stage, class and message, or None where all went well."""
     try:
         for frame in frames:
@@ -106,76 +101,3 @@ class _Reader:
 
     def tell(self) -> int:
         return self._memory.tell()
-
-
-class _Windows:
-    """The frames on their way to the worker: windows of a slab that the worker owns, filled in turn."""
-
-    def __init__(self, control: socket.socket, status: Status) -> None:
-        self._control = control
-        self._status = status
-        self._slab: Slab | None = None  # stays mapped: to map it for each video anew costs as much as some frames
-        self.begin()
-
-    def begin(self) -> None:
-        """What comes next is another video's."""
-        self._shape: tuple[int, ...] = ()
-        self._window = 0
-        self._free = 0
-        self._count = 0
-        self._frames: list[list[Any]] = []
-
-    def promise(self, seconds: float | None) -> None:
-        """Says how long the video is by its container."""
-        send(self._control, {"duration": seconds})
-
-    def end(self, reject: list[str] | None) -> None:
-        """Says how a span ended."""
-        send(self._control, {"end": reject})
-
-    def put(self, frame: DecodedFrame) -> None:
-        """Adds a frame, and sends the window where it is full."""
-        if frame.pixels_HWC.shape != self._shape:
-            self._ask_for_windows(frame)
-        assert self._slab is not None, "it was asked for"
-        if not self._frames and not self._free:
-            self._wait()
-        window = self._slab.window(self._window, (self._size, *self._shape))
-        window[len(self._frames)] = frame.pixels_HWC
-        self._frames.append([frame.seconds, frame.duration_seconds, frame.flags])
-        if len(self._frames) == self._size:
-            self.flush()
-
-    def flush(self) -> None:
-        """Sends what there is."""
-        if self._frames:
-            send(self._control, {"window": self._window, "frames": self._frames})
-            self._window, self._free = (self._window + 1) % self._count, self._free - 1
-            self._frames = []
-
-    def _ask_for_windows(self, frame: DecodedFrame) -> None:
-        self.flush()
-        self._shape = frame.pixels_HWC.shape
-        send(self._control, {"shape": self._shape, "source": dataclasses.asdict(frame.source)})
-        message, fds = self._answer()
-        while "windows" not in message:  # windows of before, that are free again
-            message, fds = self._answer()
-        self._window, self._count = 0, message["windows"]
-        self._free = self._count
-        self._size = message["frames"]
-        if fds:
-            if self._slab is not None:
-                self._slab.close()
-            self._slab = Slab(message["size_bytes"], fd=fds[0])
-
-    def _wait(self) -> None:
-        self._answer()
-        self._free += 1
-
-    def _answer(self) -> tuple[dict[str, Any], list[int]]:
-        self._status.block()
-        answer = receive(self._control)
-        self._status.unblock()
-        if answer is None:
-            raise WorkerGone
-        return answer

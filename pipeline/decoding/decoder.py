@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.decoding.wire import Slab, Status, receive, send
+from pipeline.decoding.windows import OwnedWindows
+from pipeline.decoding.wire import Status, receive, send
 
 __all__ = ["Decoder", "DecoderLost", "Decoders"]
 
@@ -56,7 +57,7 @@ class Decoder:
         self.videos = 0
         self._control = control
         self._server = server
-        self._slab: Slab | None = None
+        self._windows = OwnedWindows()
         try:
             self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -99,29 +100,13 @@ class Decoder:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return DecoderLost("crash", f"the decoder {how}")
 
-    def send_windows(self, windows: int, frames: int, frame_bytes: int) -> None:
-        """Gives it memory for its frames, unless it has enough."""
-        size = windows * frames * frame_bytes
-        fds = []
-        if self._slab is None or self._slab.size_bytes < size:
-            if self._slab is not None:
-                self._slab.close()
-            self._slab = Slab(size)
-            fds = [self._slab.fd]
-        self._send({"windows": windows, "frames": frames, "size_bytes": self._slab.size_bytes}, fds)
+    def expect(self, frame_bytes: int) -> None:
+        """Gives it memory for frames of this size."""
+        self._windows.fit(self._control, frame_bytes)
 
-    def window(self, number: int, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
-        """A window that it filled: a view, good until `release`."""
-        assert self._slab is not None, "it was sent before"
-        return self._slab.window(number, shape)
-
-    def release(self) -> None:
-        """Says that the oldest window is free again."""
-        self._send({})
-
-    def _send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        with contextlib.suppress(ConnectionError):
-            send(self._control, message, fds)
+    def frames(self, number: int, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """The frames (N, H, W, 3) of a window that it filled; it is filled again when nobody holds one of them."""
+        return self._windows.frames(self._control, number, shape)
 
     def memory_bytes(self) -> int:
         """Memory of its own that is resident."""
@@ -150,9 +135,7 @@ class Decoder:
             os.close(self._pidfd)
             self._pidfd = -1
         self.status.close()
-        if self._slab is not None:
-            self._slab.close()
-            self._slab = None
+        self._windows.close()
 
 
 class Decoders:

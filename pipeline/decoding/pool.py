@@ -8,6 +8,7 @@ owns; a decoder whose windows are full waits, so a long video never stands in me
 import contextlib
 import dataclasses
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -27,9 +28,6 @@ __all__ = ["DecoderLimits", "DecoderPool"]
 
 _ATTEMPTS = 2
 _TICK_SECONDS = 0.2
-# Of one window, and how many each decoder has: one is read while another is filled.
-_WINDOW_BYTES, _WINDOWS = 8 * 2**20, 3
-_FRAMES_AT_MOST = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +126,7 @@ class _Task:
         self._skip = 0  # of them, those that a second attempt has yet to give again
         self._duration = 0.0
         self._source: SourceInfo | None = None
-        self._window_shape: tuple[int, ...] = ()
+        self._shape: tuple[int, ...] = ()  # of a frame
 
     def begin(self) -> None:
         """Sends what is left of the video to a decoder, if there is anything to send."""
@@ -195,14 +193,11 @@ class _Task:
             self._duration = max(0.0, message["duration"] or 0.0)  # a damaged header may say anything
         elif "shape" in message:
             self._source = SourceInfo(**message["source"])
-            frame_bytes = int(np.prod(message["shape"]))
-            count = max(1, min(_FRAMES_AT_MOST, _WINDOW_BYTES // frame_bytes))
-            self._window_shape = (count, *message["shape"])
-            decoder.send_windows(_WINDOWS, count, frame_bytes)
+            self._shape = tuple(message["shape"])
+            decoder.expect(math.prod(self._shape))
         elif "window" in message:
-            pixels = decoder.window(message["window"], self._window_shape)[: len(message["frames"])].copy()
-            decoder.release()
-            yield from self._new_frames(message["frames"], pixels)
+            said = message["frames"]
+            yield from self._new_frames(said, decoder.frames(message["window"], (len(said), *self._shape)))
         else:
             self._ended(message["end"])
 
