@@ -33,7 +33,7 @@ from pipeline.records import DecodedFrame, SourceInfo
 __all__ = ["SAMPLER_VERSION", "decode_frames", "decode_spans"]
 
 # Enters the fingerprint. Raise it when the same job would take other frames or make other pixels of them.
-SAMPLER_VERSION = 2
+SAMPLER_VERSION = 3
 
 # Decoders that look anew at each packet whether frames that no other refers to are wanted.
 _SKIPPING_CODECS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"}
@@ -158,10 +158,11 @@ class _Decoding:
             self._flags["upscaled"] = None
         number = 0  # of those that are kept
         geometry: Geometry | None = None
+        start, duration = self._options.start_seconds or 0.0, float(1 / rate) if rate else 0.0
         for time, frame in self._taken():
-            length = time - Fraction(self._options.start_seconds or 0)
-            if length > self._options.max_seconds:
-                message = f"a frame at {float(length):,.1f} s is beyond {self._options.max_seconds:,.1f} s"
+            seconds = float(time)
+            if seconds - start > self._options.max_seconds:
+                message = f"a frame at {seconds - start:,.1f} s is beyond {self._options.max_seconds:,.1f} s"
                 raise SampleError("decode", "limit", message)
             if geometry is None:
                 geometry = _geometry(self._video.stream, frame)
@@ -169,8 +170,8 @@ class _Decoding:
             number += 1
             yield DecodedFrame(
                 pixels_HWC=pixels,
-                seconds=float(time),
-                duration_seconds=float(1 / rate) if rate else 0.0,
+                seconds=seconds,
+                duration_seconds=duration,
                 source=source,
                 flags=tuple(self._flags),
             )

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache, lru_cache
 from typing import cast
 
 import av
 import av.error
 import numpy as np
 import numpy.typing as npt
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from PIL import Image
@@ -64,8 +66,9 @@ def _rgb(frame: VideoFrame, converter: VideoReformatter) -> Pixels:
         is_large = frame.width >= _SD_WIDTH or frame.height > _SD_HEIGHT
         frame.colorspace = _BT709 if is_large else _BT601
     is_hdr = frame.color_trc in TRANSFERS
-    has_alpha = any(component.is_alpha for component in frame.format.components)
-    form = "rgb48le" if is_hdr else "rgba" if has_alpha else "rgb24"
+    has_alpha = not is_hdr and _has_alpha(frame.format.name)
+    # Planes: FFmpeg 8 leaves columns at the right unwritten where it makes rgba or rgb48 of 4:2:0 of some widths.
+    form = "gbrp16le" if is_hdr else "gbrap" if has_alpha else "rgb24"
     try:
         # One thread: by default FFmpeg starts as many as there are cores, for each frame anew. The array is a view.
         pixels_HWC = converter.reformat(frame, format=form, threads=1).to_ndarray()
@@ -78,6 +81,11 @@ def _rgb(frame: VideoFrame, converter: VideoReformatter) -> Pixels:
     if is_hdr:
         return tone_mapped(cast("npt.NDArray[np.uint16]", pixels_HWC), int(frame.color_trc))
     return over_black(cast(Pixels, pixels_HWC)) if has_alpha else cast(Pixels, pixels_HWC)
+
+
+@cache
+def _has_alpha(pix_fmt: str) -> bool:
+    return any(component.is_alpha for component in VideoFormat(pix_fmt).components)
 
 
 def over_black(pixels_HWC: Pixels) -> Pixels:
@@ -98,20 +106,34 @@ def fit(pixels_HWC: Pixels, options: DecodeOptions, *, aspect: Fraction = Fracti
         options: `size`, `crop` and `factor`.
         aspect: width of one stored pixel divided by its height.
     """
-    size, factor = options.size, options.factor
-    height, width = Fraction(pixels_HWC.shape[0]), pixels_HWC.shape[1] * aspect
-    if options.crop == "pad":
+    height, width, _ = pixels_HWC.shape
+    scaled, begin, kept = _layout(height, width, aspect, options.size, options.crop, options.factor)
+    inner = _resized(pixels_HWC, scaled, begin, kept)
+    if options.crop != "pad":
+        return inner
+    canvas = np.zeros((options.size, options.size, 3), np.uint8)
+    top, left = (options.size - kept[0]) // 2, (options.size - kept[1]) // 2
+    canvas[top : top + kept[0], left : left + kept[1]] = inner
+    return canvas
+
+
+_Size = tuple[int, int]
+
+
+@lru_cache(maxsize=16)
+def _layout(
+    stored_height: int, stored_width: int, aspect: Fraction, size: int, crop: str, factor: int
+) -> tuple[_Size, _Size, _Size]:
+    """The size to resize to, and where in that the part that is kept begins, and its size: (height, width) each."""
+    height, width = Fraction(stored_height), stored_width * aspect
+    if crop == "pad":
         longer = max(height, width)
         inner = (max(1, round(size * height / longer)), max(1, round(size * width / longer)))
-        canvas = np.zeros((size, size, 3), np.uint8)
-        top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
-        canvas[top : top + inner[0], left : left + inner[1]] = _resized(pixels_HWC, inner, (0, 0), inner)
-        return canvas
+        return inner, (0, 0), inner
     shorter = min(height, width)
     scaled = (int(size * height / shorter), int(size * width / shorter))
-    kept = (scaled[0] // factor * factor, scaled[1] // factor * factor) if options.crop == "keep" else (size, size)
-    begin = (round((scaled[0] - kept[0]) / 2), round((scaled[1] - kept[1]) / 2))
-    return _resized(pixels_HWC, scaled, begin, kept)
+    kept = (scaled[0] // factor * factor, scaled[1] // factor * factor) if crop == "keep" else (size, size)
+    return scaled, (round((scaled[0] - kept[0]) / 2), round((scaled[1] - kept[1]) / 2)), kept
 
 
 def _resized(pixels_HWC: Pixels, scaled: tuple[int, int], begin: tuple[int, int], kept: tuple[int, int]) -> Pixels:
