@@ -184,8 +184,7 @@ class _Decoding:
         timeline, rate, stream = self._video.timeline(), self._video.rate, self._video.stream
         # A deinterlacer looks at the frames around, so that none may be left out.
         if not timeline.is_sure or is_interlaced(stream):
-            self._video.rewind()
-            decoded = deinterlaced(self._decoded(self._video.packets_from(0), {}), self._video.stream, self._flags)
+            decoded = deinterlaced(self._decoded(self._video.all_packets(), {}), self._video.stream, self._flags)
             yield from sampled(self._placed(decoded, timeline), self._options, rate)
             return
         times = timeline.times()

@@ -56,8 +56,8 @@ class OpenedVideo:
         self._is_listing = self._can_seek = False
         self._numbers: dict[int | None, int] = {}
         self._open = ExitStack()
-        self._container: InputContainer | None = None
-        self._is_used = False
+        self._now: tuple[InputContainer, VideoStream] | None = None
+        self._is_used = False  # packets came out of it since it was opened
 
     def survey(self) -> None:
         """Finds out all that demuxing tells, which costs little.
@@ -65,20 +65,20 @@ class OpenedVideo:
         Raises:
             SampleError: `no_video`, `unreadable` or `limit`.
         """
-        self._file.seek(0)
-        with opened_video(self._file, self._size_bytes, self._options) as (container, stream):
-            self.source, self.rate = source_of(stream), rate_of(stream)
-            self.seconds = duration_of(container, stream)
-            try:
-                for packet in container.demux(stream):
-                    if packet.size:  # the last, empty one only says that there are no more
-                        times = PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
-                        self.packets.append(times)
-            except av.error.FFmpegError:
-                pass  # decoding meets it too, and says it
-            self.promised = stream.frames
-            self._is_listing = container.format.name in _LISTING_FORMATS
-            self._can_seek = container.format.name in _SEEKING_FORMATS
+        container, stream = self._opened()
+        self.source, self.rate = source_of(stream), rate_of(stream)
+        self.seconds = duration_of(container, stream)
+        try:
+            for packet in container.demux(stream):
+                if packet.size:  # the last, empty one only says that there are no more
+                    times = PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
+                    self.packets.append(times)
+        except av.error.FFmpegError:
+            pass  # decoding meets it too, and says it
+        self.promised = stream.frames
+        self._is_used = True
+        self._is_listing = container.format.name in _LISTING_FORMATS
+        self._can_seek = container.format.name in _SEEKING_FORMATS
         self._numbers = {packet.pts: number for number, packet in enumerate(self.packets)}
         self.is_surveyed = True
 
@@ -100,19 +100,22 @@ class OpenedVideo:
     @property
     def stream(self) -> VideoStream:
         """The stream to decode, of the container as it is open now."""
-        if self._container is None:
-            self.rewind()
-        return self._stream
+        return self._opened()[1]
 
-    def rewind(self) -> None:
-        """Goes back to the beginning: a container that was read is opened anew, which no format fails to do."""
-        if self._container is not None and not self._is_used:
-            return
-        self.close()
-        self._file.seek(0)
-        opened = opened_video(self._file, self._size_bytes, self._options)
-        self._container, self._stream = self._open.enter_context(opened)
-        self._is_used = False
+    def _opened(self) -> tuple[InputContainer, VideoStream]:
+        if self._now is None:
+            self._file.seek(0)
+            opened = opened_video(self._file, self._size_bytes, self._options)
+            self._now, self._is_used = self._open.enter_context(opened), False
+        return self._now
+
+    def all_packets(self) -> "Iterator[Packet[VideoStream]]":
+        """All of them; a container that was read is opened anew, which no format fails to do."""
+        if self._is_used:
+            self.close()
+        container, stream = self._opened()
+        self._is_used = True
+        return container.demux(stream)
 
     def packets_from(self, first: int, last: int | None = None) -> "Iterator[Packet[VideoStream]]":
         """The packets from one on that is not behind `first`, up to `last` or all; each packet must have its own time.
@@ -121,34 +124,30 @@ class OpenedVideo:
             first: number of the first packet that is needed, a key.
             last: number of the last one.
         """
-        for packet in self._positioned(first):
+        for packet in self._behind_a_seek(first) or self.all_packets():
             yield packet
             if last is not None and packet.size and packet.pts == self.packets[last].pts:
                 return
 
-    def _positioned(self, first: int) -> "Iterator[Packet[VideoStream]]":
-        if first and self._can_seek:
-            times = self.packets[first]
-            target = times.pts if times.dts is None else times.dts
-            assert target is not None, "each packet has its time"
-            try:
-                stream, container = self.stream, self._container
-                assert container is not None, "the stream's"
-                self._is_used = True
-                container.seek(target, stream=stream)
-                packets = container.demux(stream)
-                head = next(packets)
-                if head.size and self._numbers.get(head.pts, first + 1) <= first:
-                    return itertools.chain([head], packets)
-            except (av.error.FFmpegError, StopIteration):
-                pass  # a format that cannot seek, or does so wrongly
-        self.rewind()
-        stream, container = self.stream, self._container
-        assert container is not None, "the stream's"
+    def _behind_a_seek(self, first: int) -> "Iterator[Packet[VideoStream]] | None":
+        """None where the format cannot seek, or did so wrongly."""
+        if not self._can_seek:
+            return None
+        container, stream = self._opened()
+        times = self.packets[first]
+        target = times.pts if times.dts is None else times.dts
+        assert target is not None, "each packet has its time"
         self._is_used = True
-        return container.demux(stream)
+        try:
+            container.seek(target, stream=stream)
+            packets = container.demux(stream)
+            head = next(packets)
+        except (av.error.FFmpegError, StopIteration):
+            return None
+        is_there = head.size and self._numbers.get(head.pts, first + 1) <= first
+        return itertools.chain([head], packets) if is_there else None
 
     def close(self) -> None:
         """Closes the container."""
         self._open.close()
-        self._container = None
+        self._now = None
