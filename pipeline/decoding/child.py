@@ -19,9 +19,9 @@ def serve(control: socket.socket, status: Status) -> None:
     """Decodes what the worker sends, until the worker closes the connection.
 
     A request is {"options", "spans", "size_bytes"} with the file that holds the video. What follows are {"duration"}
-    once the container is open, {"shape", "source"} before the first frame and before one of another shape, {"window",
-    "frames"} for each window that is full, and after each span {"end"}: null, or the reject's stage, class and message.
-    The worker answers the second and the third with {"windows", "size_bytes"} and their memory.
+    once the container is open, {"source"} once, {"shape"} before the first frame and before one of another shape,
+    {"window", "frames"} for each window that is full, and after each span {"end"}: null, or the reject's stage, class
+    and message. The worker answers {"shape"} and {"window"} with {"windows", "size_bytes"} and their memory.
     """
     windows = GrantedWindows(control, status)
     while (request := receive(control)) is not None:
@@ -55,6 +55,7 @@ def _decode(
         spans,
         on_progress=status.progress,
         on_probe=windows.promise,
+        room=windows.room,
     ):
         end = _send_span(frames, windows)
         windows.end(end)

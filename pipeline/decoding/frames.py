@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import av.error
 import av.logging
+import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -23,7 +24,7 @@ from pipeline.decoding.deinterlace import deinterlaced, is_interlaced
 from pipeline.decoding.hdr import TRANSFERS
 from pipeline.decoding.opened import OpenedVideo
 from pipeline.decoding.options import DecodeOptions
-from pipeline.decoding.pixels import Geometry, Pixels, fit, frame_pixels, turned_matrix
+from pipeline.decoding.pixels import Geometry, Pixels, Room, fit, frame_pixels, turned_matrix
 from pipeline.decoding.skipping import Care, plan_packets
 from pipeline.decoding.stills import is_picture, picture_frames
 from pipeline.decoding.timing import Timeline, sampled
@@ -37,6 +38,10 @@ SAMPLER_VERSION = 3
 
 # Decoders that look anew at each packet whether frames that no other refers to are wanted.
 _SKIPPING_CODECS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"}
+
+
+def _fresh(shape: tuple[int, int, int]) -> Pixels:
+    return np.empty(shape, np.uint8)
 
 
 Span = tuple[float | None, float | None]
@@ -62,6 +67,7 @@ def decode_spans(
     spans: Sequence[Span],
     on_progress: Callable[[], None] = lambda: None,
     on_probe: Callable[[float | None], None] = lambda _: None,
+    room: Room = _fresh,
 ) -> Iterator[Iterator[DecodedFrame]]:
     """Decodes spans of a video, which is opened once, and yields for each the frames to keep, in the order of time.
 
@@ -72,6 +78,7 @@ def decode_spans(
         spans: from and to which second; None: from the beginning, to the end. The quickest order is that of time.
         on_progress: called for each frame that comes out of the decoder.
         on_probe: called once with the seconds that the container promises, or None.
+        room: gives memory for the next frame, which not every frame makes use of.
 
     Raises:
         SampleError: by the frames of a span: `no_video`, `unreadable`, `truncated`, `limit`, `filtered` or `invalid`
@@ -85,7 +92,7 @@ def decode_spans(
             if is_picture(beginning):
                 yield _picture(file, of_span)
             else:
-                yield _frames_of(video, of_span, on_progress, on_probe)
+                yield _frames_of(video, of_span, on_progress, on_probe, room)
 
 
 def _frames_of(
@@ -93,6 +100,7 @@ def _frames_of(
     options: DecodeOptions,
     on_progress: Callable[[], None],
     on_probe: Callable[[float | None], None],
+    room: Room,
 ) -> Iterator[DecodedFrame]:
     if not video.is_surveyed:
         video.survey()
@@ -100,7 +108,7 @@ def _frames_of(
     check_source(video.source, video.seconds, options)
     cut = SampleError("decode", "truncated", f"{len(video.packets)} packets are there of {video.promised} in its index")
     try:
-        yield from _Decoding(video, options, on_progress).frames()
+        yield from _Decoding(video, options, on_progress, room).frames()
     except SampleError as error:
         raise cut if video.is_cut and error.error in ("unreadable", "invalid") else error from None
     if video.is_cut and not video.holds(options.end_seconds):
@@ -130,10 +138,11 @@ def _is_small(source: SourceInfo, options: DecodeOptions) -> bool:
 class _Decoding:
     """One span of a video on its way from packets to frames."""
 
-    def __init__(self, video: OpenedVideo, options: DecodeOptions, on_progress: Callable[[], None]) -> None:
+    def __init__(self, video: OpenedVideo, options: DecodeOptions, on_progress: Callable[[], None], room: Room) -> None:
         self._video = video
         self._options = options
         self._on_progress = on_progress
+        self._room = room
         self._flags: dict[str, None] = {}  # in the order of their appearance
         self._came_out = 0
         self._said: list[tuple[int, str, str]] = []  # FFmpeg's log
@@ -206,7 +215,7 @@ class _Decoding:
     def _pixels(self, frame: VideoFrame, geometry: Geometry) -> Pixels:
         if frame.color_trc in TRANSFERS:
             self._flags["tone_mapped"] = None
-        return frame_pixels(frame, self._options, geometry)
+        return frame_pixels(frame, self._options, geometry, self._room)
 
     def _placed(self, frames: Iterator[VideoFrame], timeline: Timeline) -> Iterator[tuple[Fraction, VideoFrame]]:
         for frame in frames:

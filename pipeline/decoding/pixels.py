@@ -1,5 +1,6 @@
 """From a decoded frame to what is kept of it: upright, square pixels, RGB, resized and cropped."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache, lru_cache
@@ -15,13 +16,18 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from pipeline.decoding.container import said
+from pipeline.decoding.direct import DirectConverter
 from pipeline.decoding.hdr import TRANSFERS, tone_mapped
 from pipeline.decoding.options import DecodeOptions
 from pipeline.errors import SampleError
 
-__all__ = ["Geometry", "fit", "frame_pixels", "over_black", "turned_matrix"]
+__all__ = ["Geometry", "Room", "fit", "frame_pixels", "over_black", "turned_matrix"]
 
 Pixels = npt.NDArray[np.uint8]
+# Memory for a frame of a shape.
+Room = Callable[[tuple[int, int, int]], Pixels]
+
+_UPRIGHT = (1, 0, 0, 1)
 
 # ITU-T H.273: matrix coefficients that are named, and those to assume for frames of which nothing is said.
 _UNSPECIFIED, _BT709, _BT601 = 2, 1, 5
@@ -37,11 +43,13 @@ class Geometry:
         aspect: width of one stored pixel divided by its height.
         turn: a 2x2 matrix of 0, 1 and -1: stored axes (x right, y down) to shown ones.
         converter: FFmpeg's; a frame of its own would set one up anew.
+        direct: the same, for frames that are kept as they are.
     """
 
     aspect: Fraction = Fraction(1)
-    turn: tuple[int, int, int, int] = (1, 0, 0, 1)
+    turn: tuple[int, int, int, int] = _UPRIGHT
     converter: VideoReformatter = field(default_factory=VideoReformatter, compare=False, repr=False)
+    direct: DirectConverter = field(default_factory=DirectConverter, compare=False, repr=False)
 
 
 def turned_matrix(data: bytes) -> tuple[int, int, int, int]:
@@ -52,19 +60,41 @@ def turned_matrix(data: bytes) -> tuple[int, int, int, int]:
     return (0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0)
 
 
-def frame_pixels(frame: VideoFrame, options: DecodeOptions, geometry: Geometry) -> Pixels:
+def frame_pixels(frame: VideoFrame, options: DecodeOptions, geometry: Geometry, room: Room) -> Pixels:
     """RGB pixels (H, W, 3) of one frame as the job asks for them.
+
+    Args:
+        frame: as decoded.
+        options: size and crop.
+        geometry: how its pixels are shown.
+        room: gives memory for frames that need no more than a conversion.
 
     Raises:
         SampleError: FFmpeg has no RGB form of it.
     """
+    _assume_colours(frame)
+    if _is_kept_whole(frame, options, geometry) and geometry.direct.takes(frame):
+        out = room((frame.height, frame.width, 3))
+        geometry.direct.convert(frame, out)
+        return out
     return _turn(fit(_rgb(frame, geometry.converter), options, aspect=geometry.aspect), geometry.turn)
 
 
-def _rgb(frame: VideoFrame, converter: VideoReformatter) -> Pixels:
+def _assume_colours(frame: VideoFrame) -> None:
     if frame.colorspace == _UNSPECIFIED:
         is_large = frame.width >= _SD_WIDTH or frame.height > _SD_HEIGHT
         frame.colorspace = _BT709 if is_large else _BT601
+
+
+def _is_kept_whole(frame: VideoFrame, options: DecodeOptions, geometry: Geometry) -> bool:
+    if frame.color_trc in TRANSFERS or geometry.turn != _UPRIGHT:
+        return False
+    size = (frame.height, frame.width)
+    scaled, _, kept = _layout(*size, geometry.aspect, options.size, options.crop, options.factor)
+    return size == scaled == kept and (options.crop != "pad" or size == (options.size, options.size))
+
+
+def _rgb(frame: VideoFrame, converter: VideoReformatter) -> Pixels:
     is_hdr = frame.color_trc in TRANSFERS
     has_alpha = not is_hdr and _has_alpha(frame.format.name)
     # Planes: FFmpeg 8 leaves columns at the right unwritten where it makes rgba or rgb48 of 4:2:0 of some widths.

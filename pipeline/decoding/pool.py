@@ -191,8 +191,9 @@ class _Task:
         assert decoder is not None, "a message came from it"
         if "duration" in message:
             self._duration = max(0.0, message["duration"] or 0.0)  # a damaged header may say anything
-        elif "shape" in message:
+        elif "source" in message:
             self._source = SourceInfo(**message["source"])
+        elif "shape" in message:
             self._shape = tuple(message["shape"])
             decoder.expect(math.prod(self._shape))
         elif "window" in message:

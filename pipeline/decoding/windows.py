@@ -95,13 +95,13 @@ class GrantedWindows:
         self._slabs: dict[int, Slab] = {}  # stay mapped: to map them for each video anew costs as much as some frames
         self._free: deque[int] = deque()
         self._size_bytes = 0
-        self._current = 0
         self._window: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
         self.begin()
 
     def begin(self) -> None:
         """What comes next is another video's."""
         self._shape: tuple[int, ...] = ()
+        self._has_said_source = False
         self._frames: list[list[Any]] = []
 
     def promise(self, seconds: float | None) -> None:
@@ -112,20 +112,29 @@ class GrantedWindows:
         """Says how a span ended."""
         send(self._control, {"end": reject})
 
-    def put(self, frame: DecodedFrame) -> None:
-        """Adds a frame, and sends the window where it is full."""
-        if frame.pixels_HWC.shape != self._shape:
+    def room(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """Where the next frame goes."""
+        if shape != self._shape:
             self.flush()
-            self._shape = frame.pixels_HWC.shape
-            send(self._control, {"shape": self._shape, "source": dataclasses.asdict(frame.source)})
+            self._shape = shape
+            send(self._control, {"shape": shape})
             self._wait()
         if not self._frames:
             while not self._free:
                 self._wait()
-            self._current = self._free.popleft()
-            count = min(_FRAMES_AT_MOST, self._size_bytes // frame.pixels_HWC.nbytes)
-            self._window = self._slabs[self._current].window(0, (count, *self._shape))
-        self._window[len(self._frames)] = frame.pixels_HWC
+            count = min(_FRAMES_AT_MOST, self._size_bytes // math.prod(shape))
+            self._window = self._slabs[self._free[0]].window(0, (count, *shape))
+        room: npt.NDArray[np.uint8] = self._window[len(self._frames)]
+        return room
+
+    def put(self, frame: DecodedFrame) -> None:
+        """Adds a frame, and sends the window where it is full."""
+        room = self.room(frame.pixels_HWC.shape)
+        if room.ctypes.data != frame.pixels_HWC.ctypes.data:  # it was not made there
+            room[:] = frame.pixels_HWC
+        if not self._has_said_source:
+            send(self._control, {"source": dataclasses.asdict(frame.source)})
+            self._has_said_source = True
         self._frames.append([frame.seconds, frame.duration_seconds, frame.flags])
         if len(self._frames) == len(self._window):
             self.flush()
@@ -133,7 +142,7 @@ class GrantedWindows:
     def flush(self) -> None:
         """Sends what there is."""
         if self._frames:
-            send(self._control, {"window": self._current, "frames": self._frames})
+            send(self._control, {"window": self._free.popleft(), "frames": self._frames})
             self._frames = []
 
     def _wait(self) -> None:

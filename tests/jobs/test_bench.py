@@ -15,7 +15,7 @@ from pipeline.decoding.pool import DecoderPool
 
 def test_the_decode_ratio_is_that_of_two_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "_SECONDS", 4.0)
-    monkeypatch.setattr(decode, "_plain", lambda videos: 2.0 * len(videos))
+    monkeypatch.setattr(decode, "_plain", lambda videos, threads=None: (threads or 2.0) * len(videos))
     real, seen = decode._ours, []
 
     def ours(pool: DecoderPool, videos: Sequence[bytes], options: DecodeOptions) -> float:
@@ -34,6 +34,7 @@ def test_the_decode_ratio_is_that_of_two_times(monkeypatch: pytest.MonkeyPatch) 
         "ratio": 0.5,
         "lowest": 0.5,
         "highest": 0.5,
+        "tuned": 0.25,
         "resized_to": 32,
         "resized": 0.25,
     }
