@@ -292,20 +292,6 @@ def test_alpha_of_any_width_has_all_its_columns(width: int) -> None:
     assert worst(decode(encode(planes), crop="keep"), shown) > 36
 
 
-def test_high_dynamic_range_of_an_odd_width_has_its_last_column() -> None:
-    frames = yuv_frames(np.full((1, 64, 66, 3), 128.0), "bt2020", "limited", "yuv444p10le", 10)
-    odd = [frame.reformat(67, 64, "yuv420p10le", threads=1) for frame in frames]
-
-    def setup(stream: Any) -> None:
-        tagged(frames)(stream)
-        stream.codec_context.color_trc, stream.codec_context.color_primaries = 16, 9
-
-    for frame in odd:
-        frame.color_trc, frame.color_primaries = 16, 9
-    (frame,) = decode(encode(odd, setup=setup), crop="keep")
-    assert frame.pixels_HWC.shape == (64, 67, 3) and np.ptp(frame.pixels_HWC.astype(int), axis=(0, 1)).max() <= 2
-
-
 def test_interlaced_video_is_deinterlaced_and_flagged() -> None:
     """Two moments woven into each frame: what comes out has no comb."""
     moments = np.roll(np.broadcast_to(pattern(1, 64, 64), (16, 64, 64, 3)), 0, axis=2).copy()
