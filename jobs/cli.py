@@ -20,7 +20,7 @@ from rich.table import Table
 
 from jobs.display import ProgressDisplay
 from pipeline.config import RANDOM_CHECKPOINT, JobConfig
-from pipeline.errors import ConfigError, ShardError, VidtokError
+from pipeline.errors import ConfigError, ErrorBudgetExceeded, ShardError, VidtokError, WorkerUnfit
 from pipeline.job_file import load_job
 from pipeline.secrets import RedactingFormatter, redact
 
@@ -111,6 +111,8 @@ def _summarise(config: JobConfig, result: Any) -> None:
             f"[red]failed[/] {escape(failure.path)} after {failure.attempts} attempts: {escape(failure.error)}",
             soft_wrap=True,
         )
+        for attempt, error in enumerate(failure.history[:-1], 1):
+            err.print(f"  attempt {attempt}: {escape(error)}", soft_wrap=True)
     if result.failures:
         err.print("Run the same command again to try these shards once more.")
 
@@ -279,7 +281,8 @@ def main() -> None:
     except VidtokError as error:
         err.print("[bold red]error[/]", end=" ")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(EXIT_SHARD_FAILED if isinstance(error, ShardError) else EXIT_BAD_CONFIG)
+        is_bad_config = not isinstance(error, (ShardError, WorkerUnfit, ErrorBudgetExceeded))
+        sys.exit(EXIT_BAD_CONFIG if is_bad_config else EXIT_SHARD_FAILED)
 
 
 if __name__ == "__main__":

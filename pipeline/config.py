@@ -15,6 +15,7 @@ from pipeline.video_config import ClipsConfig, FilterConfig, LimitsConfig, Secti
 from vidtok_model import TokenizerConfig, get_config
 
 __all__ = [
+    "BudgetConfig",
     "ClipsConfig",
     "ExecutorConfig",
     "FilterConfig",
@@ -130,6 +131,18 @@ class RowsConfig(Section):
     )
 
 
+class BudgetConfig(Section):
+    """When so many videos are rejected that the job is stopped; what it filters, or is too short for it, aside."""
+
+    rejects_in_a_row: int | None = Field(
+        default=500, gt=0, description="Rejects of one worker, one after the other; null: any number."
+    )
+    share: float | None = Field(
+        default=0.5, ge=0, lt=1, description="Share of the run's videos that may be rejected; null: any."
+    )
+    least_videos: int = Field(default=1000, gt=0, description="Before so many videos no share is looked at.")
+
+
 class StoreConfig(Section):
     """How to reach one store. Credentials belong in the environment (or a profile), never in a job file."""
 
@@ -179,6 +192,7 @@ class JobConfig(Section):
     filters: FilterConfig = Field(default_factory=FilterConfig)
     rows: RowsConfig = Field(default_factory=RowsConfig)
     executor: ExecutorConfig = Field(default_factory=ExecutorConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
 
     @field_validator("output")

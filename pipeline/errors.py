@@ -13,6 +13,7 @@ __all__ = [
     "ShardError",
     "StorageError",
     "VidtokError",
+    "WorkerUnfit",
 ]
 
 
@@ -76,4 +77,8 @@ class CommitStateUnknown(StorageError):
 
 
 class ErrorBudgetExceeded(VidtokError):
-    """So many videos were rejected that the job itself must be wrong."""
+    """So many videos were rejected that the job itself must be wrong: it stops, and a person looks."""
+
+
+class WorkerUnfit(VidtokError):
+    """This worker does not compute what it should. It is taken out before it writes; others do its shards."""

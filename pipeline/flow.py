@@ -59,6 +59,7 @@ class Work:
         provenance: what every part's footer says of how it was made.
         counters: work done so far; updated as it is done.
         on_progress: called after each batch.
+        before_writing: called before each part is put; may raise, and then it is not.
     """
 
     config: JobConfig
@@ -72,6 +73,7 @@ class Work:
     provenance: dict[str, Any]
     counters: Counters = field(default_factory=Counters)
     on_progress: Callable[[Counters], None] = lambda _: None
+    before_writing: Callable[[], None] = lambda: None
 
 
 def tokenize_shard(shard: Shard, work: Work, *, attempt_id: str) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def tokenize_shard(shard: Shard, work: Work, *, attempt_id: str) -> dict[str, An
         ShardError: the shard cannot be done now.
         StorageError: a store failed.
         CommitConflict: another result stands in the dataset.
+        WorkerUnfit: this worker does not compute what it should.
     """
     standing = read_commit(work.output, shard.shard_id)
     if standing is not None:
@@ -118,7 +121,11 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog) -> bool:
         clip_bytes=lambda clip: num_positions(work.tokenizer_config, clip) * position_bytes,
     )
     encoded = encode(_counted(batches, work), work.encoder)
-    return all(log.append(part) for part in build_rows(encoded, logvar=job.rows.logvar))
+    for part in build_rows(encoded, logvar=job.rows.logvar):
+        work.before_writing()
+        if not log.append(part):
+            return False
+    return True
 
 
 def _videos(shard: Shard, work: Work, log: ShardLog) -> Iterator[Video]:
@@ -140,8 +147,6 @@ def _counted(batches: Iterator[Batch], work: Work) -> Iterator[Batch]:
         counters.clips += len(batch.clips)
         counters.tokens += sum(num_positions(work.tokenizer_config, clip) for clip in batch.clips)
         for end in batch.ends:
-            counters.videos += 1
             counters.bytes_read += end.ref.size_bytes
-            if end.reject is not None:
-                counters.rejects[end.reject.error] += 1
+            counters.count_end(end)
         work.on_progress(counters)

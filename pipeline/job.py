@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.budget import check_budget
 from pipeline.config import JobConfig
 from pipeline.crash_points import crash_point
 from pipeline.dataset import Dataset
@@ -110,6 +111,8 @@ def run_job(
     Raises:
         ConfigError: the job cannot run; nothing was tokenized.
         StorageError: a store could not be reached while preparing.
+        ErrorBudgetExceeded: too many videos were rejected.
+        WorkerUnfit: no worker computes what it should.
     """
     return run_shards(make_plan(config, append=append), None, on_progress)
 
@@ -158,6 +161,7 @@ def _run_announced(
         progress.counters = counters
         run.facts["under_way"] = [shard.shard_id for shard in under_way]
         on_progress(progress)
+        check_budget(counters, plan.config.budget, plan.store.root)
 
     order = WorkOrder(config=plan.config, description=plan.description)
     sizes = {shard.shard_id: shard.size_bytes for shard in pending}

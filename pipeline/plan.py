@@ -147,7 +147,7 @@ def describe(config: JobConfig, weights: Weights) -> dict[str, Any]:
             "av": av.__version__,
             **libraries,
         },
-        "job": _without_secrets(config.model_dump(mode="json", exclude={"executor"})),
+        "job": _without_secrets(config.model_dump(mode="json", exclude={"executor", "budget"})),
     }
 
 

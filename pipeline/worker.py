@@ -16,6 +16,7 @@ from pipeline.listed_videos import VideoFetcher
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.rows import row_schema
+from pipeline.self_check import SelfCheck
 from pipeline.shards import input_root
 from pipeline.storage import open_store
 from pipeline.weights import Weights, load_weights
@@ -57,6 +58,7 @@ class ShardWorker:
 
         Raises:
             ConfigError: the weights are gone or other ones.
+            WorkerUnfit: the device does not compute what it should.
             StorageError: a store cannot be reached.
         """
         job = order.config
@@ -73,6 +75,8 @@ class ShardWorker:
             dtype=TORCH_DTYPES[job.model.dtype],
             options=options,
         )
+        encoder = ClipEncoder(tokenizer, device=device, dtype=job.model.dtype, batch_size=job.executor.batch_size)
+        self._self_check = SelfCheck(device=device, dtype=job.model.dtype)
         run = {"device": device, "threads": self._threads, "batch_size": job.executor.batch_size}
         self._work = Work(
             config=job,
@@ -81,11 +85,12 @@ class ShardWorker:
             output=open_store(job.output, job.storage.output.model_dump()),
             fetcher=VideoFetcher(job),
             decoder=_decoder(job.executor),
-            encoder=ClipEncoder(tokenizer, device=device, dtype=job.model.dtype, batch_size=job.executor.batch_size),
+            encoder=encoder,
             schema=row_schema(is_discrete=tokenizer.config.is_discrete, logvar=job.rows.logvar),
             # Where the input lies may change; what the rows are, and how to decode them, may not.
             provenance={**{name: order.description[name] for name in _PROVENANCE}, "run": run},
             on_progress=on_progress,
+            before_writing=self._self_check.if_due,
         )
 
     @property

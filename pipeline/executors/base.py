@@ -23,14 +23,22 @@ class ShardFailure:
     Attributes:
         shard_id: which one.
         path: its tar.
-        attempts: how often it was tried.
-        error: class and message of the last error.
+        history: the error of each attempt, by its message, or class and message.
     """
 
     shard_id: str
     path: str
-    attempts: int
-    error: str
+    history: tuple[str, ...]
+
+    @property
+    def attempts(self) -> int:
+        """How often it was tried."""
+        return len(self.history)
+
+    @property
+    def error(self) -> str:
+        """The last error."""
+        return self.history[-1]
 
 
 class Executor(Protocol):
@@ -52,10 +60,10 @@ class Executor(Protocol):
         ...
 
 
-def failure_of(shard: Shard, attempts: int, error: BaseException) -> ShardFailure:
-    """Describes an error for a person; one of ours by its message, any other by its class too."""
-    said = str(error) if isinstance(error, VidtokError) else redact(f"{type(error).__name__}: {error}")
-    return ShardFailure(shard_id=shard.shard_id, path=shard.path, attempts=attempts, error=said)
+def failure_of(shard: Shard, errors: Sequence[BaseException]) -> ShardFailure:
+    """Describes the errors of all attempts for a person; one of ours by its message, any other by its class too."""
+    history = [str(e) if isinstance(e, VidtokError) else redact(f"{type(e).__name__}: {e}") for e in errors]
+    return ShardFailure(shard_id=shard.shard_id, path=shard.path, history=tuple(history))
 
 
 def is_retryable(error: BaseException) -> bool:

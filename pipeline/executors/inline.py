@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
+from pipeline.errors import ErrorBudgetExceeded, WorkerUnfit
 from pipeline.executors.base import OnWork, ShardFailure, failure_of, is_retryable
 from pipeline.records import Shard
 from pipeline.worker import ShardWorker, WorkOrder
@@ -29,12 +30,16 @@ class InlineExecutor:
                 yield self._try(worker, shard, order.config.executor.max_attempts)
 
     def _try(self, worker: ShardWorker, shard: Shard, max_attempts: int) -> dict[str, Any] | ShardFailure:
+        errors: list[BaseException] = []
         for attempt in range(1, max_attempts + 1):
             try:
                 return worker.tokenize(shard)
+            except (ErrorBudgetExceeded, WorkerUnfit):
+                raise  # not the shard's fault
             except Exception as error:  # the shard's boundary: whatever happened, the others go on
                 log.debug("shard %s, attempt %d", shard.path, attempt, exc_info=True)
+                errors.append(error)
                 if attempt == max_attempts or not is_retryable(error):
-                    return failure_of(shard, attempt, error)
+                    return failure_of(shard, errors)
                 log.warning("shard %s: attempt %d of %d failed: %s", shard.path, attempt, max_attempts, error)
         raise AssertionError("max_attempts is at least 1")

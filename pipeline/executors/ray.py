@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.config import ExecutorConfig
-from pipeline.errors import ConfigError, ShardError, VidtokError
+from pipeline.errors import ConfigError, ShardError, VidtokError, WorkerUnfit
 from pipeline.executors.base import OnWork, ShardFailure, failure_of, is_retryable
 from pipeline.progress import Counters
 from pipeline.records import Shard
@@ -86,6 +86,14 @@ class _Member:
         return self.before + self.counters
 
 
+@dataclass
+class _Task:
+    """One shard, and what went wrong with it so far."""
+
+    shard: Shard
+    errors: list[BaseException] = field(default_factory=list)
+
+
 class RayExecutor:
     """Works on the cluster that Ray finds, or on a local one that ends with the run."""
 
@@ -113,18 +121,18 @@ class _Crew:
         self._members = [_Member(remote.remote(order)) for _ in range(num_workers)]
         self._starting = {member.actor.start.remote(): member for member in self._members}
         self._idle: list[_Member] = []
-        self._running: dict[Any, tuple[_Member, Shard, int]] = {}
-        self._queue: deque[tuple[Shard, int]] = deque()
+        self._running: dict[Any, tuple[_Member, _Task]] = {}
+        self._queue: deque[_Task] = deque()
         self._wanted = f"{num_workers} workers of {resources}"
 
     def work(self, shards: Sequence[Shard], on_work: OnWork) -> Iterator[dict[str, Any] | ShardFailure]:
-        self._queue.extend((shard, 1) for shard in shards)
+        self._queue.extend(_Task(shard) for shard in shards)
         heard = time.monotonic()
         while self._queue or self._running:
             while self._queue and self._idle:
-                shard, attempt = self._queue.popleft()
+                task = self._queue.popleft()
                 member = self._idle.pop()
-                self._running[member.actor.tokenize.remote(shard)] = (member, shard, attempt)
+                self._running[member.actor.tokenize.remote(task.shard)] = (member, task)
             ready, _ = ray.wait([*self._running, *self._starting], timeout=_TICK_SECONDS)
             for answer in ready:
                 if answer in self._starting:
@@ -136,7 +144,7 @@ class _Crew:
             elif time.monotonic() - heard > _SILENCE_SECONDS:
                 heard = time.monotonic()
                 log.warning("no worker is ready yet: %s wanted, free are %s", self._wanted, ray.available_resources())  # type: ignore[no-untyped-call]
-            on_work(self._count(), [shard for _, shard, _ in self._running.values()])
+            on_work(self._count(), [task.shard for _, task in self._running.values()])
 
     def dismiss(self) -> None:
         for member in self._members:
@@ -148,21 +156,30 @@ class _Crew:
             ray.get(answer)
         except RayError as error:
             cause = _cause(error)
+            if isinstance(cause, WorkerUnfit):
+                self._leave_out(member, cause)
+                return
             if not is_retryable(cause):
                 raise cause from None
             member.failed_starts += 1
             if member.failed_starts < self._max_attempts:
                 self._starting[member.actor.start.remote()] = member
-            elif not (self._starting or self._idle or self._running):
-                raise ShardError(f"no worker could start: {cause}") from None
             else:
-                log.error("a worker could not start and is left out: %s", cause)
+                self._leave_out(member, ShardError(f"a worker could not start: {cause}"))
         else:
             member.is_started, member.failed_starts = True, 0
             self._idle.append(member)
 
+    def _leave_out(self, member: _Member, cause: VidtokError) -> None:
+        """Goes on without a worker; without any, it raises why."""
+        ray.kill(member.actor)
+        member.was_lost()
+        if not (self._starting or self._idle or self._running):
+            raise cause
+        log.error("a worker is left out: %s", cause)
+
     def _ended(self, answer: Any) -> dict[str, Any] | ShardFailure | None:
-        member, shard, attempt = self._running.pop(answer)
+        member, task = self._running.pop(answer)
         try:
             commit: dict[str, Any]
             commit, member.counters = ray.get(answer)
@@ -171,6 +188,10 @@ class _Crew:
             return commit
         except RayError as error:
             cause = _cause(error)
+        if isinstance(cause, WorkerUnfit):
+            self._queue.appendleft(task)  # which was not at fault
+            self._leave_out(member, cause)
+            return None
         if not isinstance(cause, RayActorError):
             self._idle.append(member)
         else:
@@ -178,11 +199,13 @@ class _Crew:
             # No other shard is sent to it before it is there again.
             self._starting[member.actor.start.remote()] = member
             cause = ShardError(f"its worker died: {' '.join(str(cause).split())[:500]}")
+        task.errors.append(cause)
+        attempt = len(task.errors)
         if attempt < self._max_attempts and is_retryable(cause):
-            log.warning("shard %s: attempt %d of %d failed: %s", shard.path, attempt, self._max_attempts, cause)
-            self._queue.append((shard, attempt + 1))
+            log.warning("shard %s: attempt %d of %d failed: %s", task.shard.path, attempt, self._max_attempts, cause)
+            self._queue.append(task)
             return None
-        return failure_of(shard, attempt, cause)
+        return failure_of(task.shard, task.errors)
 
     def _count(self) -> Counters:
         for member in self._members:

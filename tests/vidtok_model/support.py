@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.golden.deterministic import parameter, video
-from vidtok_model import MODELS, TokenizerConfig, VideoTokenizer
+import vidtok_model.golden
+from vidtok_model import TokenizerConfig, VideoTokenizer
+from vidtok_model.golden import golden_weights
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
@@ -29,11 +30,6 @@ TINY_KL_V1_1 = TINY_KL.replace(name="tiny_kl_v1_1", version="1.1")
 TINY_KL_NONCAUSAL = TINY_KL.replace(name="tiny_kl_noncausal", is_causal=False)
 
 
-def golden_weights(shapes) -> dict[str, torch.Tensor]:
-    """Weights made from their names."""
-    return {name: torch.from_numpy(parameter(name, tuple(shape))) for name, shape in shapes.items()}
-
-
 def fill(tokenizer: VideoTokenizer) -> VideoTokenizer:
     """The same tokenizer with weights made from their names: no weight is zero, so everything has an effect."""
     shapes = {name: value.shape for name, value in tokenizer.state_dict().items()}
@@ -41,21 +37,13 @@ def fill(tokenizer: VideoTokenizer) -> VideoTokenizer:
     return tokenizer.eval().requires_grad_(False)
 
 
-@functools.cache
-def golden_tokenizer(name: str) -> VideoTokenizer:
-    """A released model at width 16 with the weights that the golden numbers were made with."""
-    return fill(VideoTokenizer(MODELS[name].replace(base_channels=16)))
+golden_tokenizer = functools.cache(vidtok_model.golden.golden_tokenizer)
 
 
 @functools.cache
 def tiny_tokenizer(config: TokenizerConfig) -> VideoTokenizer:
     """A small model whose weights all have an effect."""
     return fill(VideoTokenizer(config))
-
-
-def golden_clip(name: str, shape) -> torch.Tensor:
-    """The clip that a golden file was made from."""
-    return torch.from_numpy(video(name, tuple(shape)))
 
 
 def assert_close(got: torch.Tensor, expected: np.ndarray, what: str) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.vidtok_model.support import GOLDEN, MANIFEST, assert_close, golden_clip, golden_tokenizer
+from tests.vidtok_model.support import GOLDEN, MANIFEST, assert_close, golden_tokenizer
 from vidtok_model import MODELS, Encoded
+from vidtok_model.golden import golden_clip
 
 # Clip shapes, and what follows the name in the clip's name.
 EXTRA = {

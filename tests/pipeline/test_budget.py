@@ -1,0 +1,77 @@
+"""Too many rejects stop a job, with the reasons; what a job asks for does not count."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.budget import check_budget
+from pipeline.config import BudgetConfig
+from pipeline.errors import ErrorBudgetExceeded
+from pipeline.job import run_job
+from pipeline.progress import Counters
+from pipeline.records import Reject, VideoEnd, VideoRef
+from tests.jobs_for_tests import dataset_rows, job
+from tests.media import gradient_frames, make_video, pack_tar
+
+
+def counted(*classes: str | None) -> Counters:
+    """What a worker counts of videos with these ends, in order."""
+    counters = Counters()
+    for number, error in enumerate(classes):
+        reject = None if error is None else Reject(stage="decode", error=error, message=f"message {number}")
+        ref = VideoRef(shard_id="s", source_shard="s.tar", key=f"k{number}", occurrence=0, size_bytes=1)
+        counters.count_end(VideoEnd(ref=ref, reject=reject, end=None))
+    return counters
+
+
+BAD, GOOD = "unreadable", None
+
+
+@pytest.mark.parametrize(
+    ("classes", "budget", "stops"),
+    [
+        ([BAD] * 3, {"rejects_in_a_row": 3}, "3 videos in a row were rejected (budget.rejects_in_a_row)"),
+        ([BAD, BAD, GOOD, BAD, BAD], {"rejects_in_a_row": 3}, None),
+        ([BAD, "filtered", "too_short", BAD, "timeout"], {"rejects_in_a_row": 3}, "3 videos in a row"),
+        (["filtered"] * 9, {"rejects_in_a_row": 3, "share": 0.1, "least_videos": 1}, None),
+        ([BAD] * 9, {"rejects_in_a_row": None}, None),
+        ([GOOD, BAD, GOOD, BAD], {"share": 0.4, "least_videos": 4}, "2 of 4 videos were rejected, at most 40% may be"),
+        ([GOOD, BAD, GOOD, BAD], {"share": 0.5, "least_videos": 4}, None),
+        ([GOOD, BAD, BAD], {"share": 0.4, "least_videos": 4}, None),
+        ([GOOD, BAD, BAD, BAD], {"share": None, "least_videos": 1}, None),
+        ([BAD], {"share": 0.0, "least_videos": 1}, "1 of 1 videos were rejected, at most 0% may be"),
+    ],
+)
+def test_what_stops_a_job(classes: list[str | None], budget: dict[str, Any], stops: str | None) -> None:
+    if stops is None:
+        check_budget(counted(*classes), BudgetConfig(**budget), "out")
+        return
+    with pytest.raises(ErrorBudgetExceeded) as caught:
+        check_budget(counted(*classes), BudgetConfig(**budget), "out")
+    message = str(caught.value)
+    assert stops in message and "`vidtok inspect out`" in message
+    first = next(number for number, error in enumerate(classes) if error == BAD)
+    assert f"{BAD} ({classes.count(BAD)}), such as s.tar, 'k{first}': message {first}" in message
+
+
+def test_workers_are_added_up() -> None:
+    """In a row they are of one worker; in share, of all."""
+    both = counted(BAD, BAD) + counted(BAD, GOOD, BAD)
+    assert (both.videos, both.rejects["unreadable"], both.rejects_in_a_row) == (5, 4, 2)
+    check_budget(both, BudgetConfig(rejects_in_a_row=3, share=0.8, least_videos=1), "out")
+    with pytest.raises(ErrorBudgetExceeded):
+        check_budget(both, BudgetConfig(share=0.7, least_videos=1), "out")
+
+
+def test_a_job_that_is_stopped_goes_on_with_a_larger_budget(tmp_path: Path) -> None:
+    video = make_video(gradient_frames(20))
+    for number in range(3):
+        pack_tar(tmp_path / f"in/{number}.tar", [("a.mp4", video), ("b.mp4", b"no video"), ("c.mp4", b"nor this")])
+    clips = {"fps": None, "size": 16}
+    config = job(tmp_path / "in", tmp_path / "out", clips=clips, budget={"share": 0.5, "least_videos": 4})
+    with pytest.raises(ErrorBudgetExceeded, match=r"videos were rejected, at most 50% may be"):
+        run_job(config)
+    assert len(list((tmp_path / "out/_commits").iterdir())) < 3
+    assert not run_job(job(tmp_path / "in", tmp_path / "out", clips=clips, budget={"share": None})).failures
+    assert dataset_rows(config)["source_key"].to_pylist() == ["a", "a"] * 3
