@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +14,7 @@ from jobs.display import human_bytes
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.inputs import base_shard_id
+from pipeline.parts import opened_parquet
 from pipeline.reconstruct import decode_row, load_decoder, write_video
 from pipeline.rejected import outstanding_rejects
 from pipeline.storage import open_store
@@ -95,9 +95,9 @@ def _show_rows(console: Console, dataset: Dataset, rows: int) -> None:
     for path in dataset.parts():
         if left <= 0:
             break
-        with dataset.store.open(path) as raw, pq.ParquetFile(cast("IO[bytes]", raw)) as file:
-            batch = next(file.iter_batches(batch_size=left, columns=_SHOWN), None)
-        for row in batch.to_pylist() if batch else []:
+        with opened_parquet(dataset.store.read(path)) as file:
+            shown = file.read(columns=_SHOWN, use_threads=False)
+        for row in shown.slice(0, left).to_pylist():
             latent = f"{row['latent_t']}x{row['latent_h']}x{row['latent_w']}"
             caption = row["caption"] or ""
             numbers = (str(row["clip_index"]), f"{row['start_seconds']:.2f}", str(row["num_frames"]))

@@ -8,14 +8,13 @@ import heapq
 import json
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any, cast
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError
 from pipeline.inputs import read_inputs
-from pipeline.parts import read_table
+from pipeline.parts import opened_parquet, read_table
 from pipeline.records import Shard
 from pipeline.shard_log import COMMITS, commit_path, read_commits
 from pipeline.snapshots import Snapshot, newest_snapshot
@@ -149,7 +148,7 @@ class Dataset:
             ConfigError: no committed part holds it.
         """
         for path in self.parts():
-            with self.store.open(path) as raw, pq.ParquetFile(cast("IO[bytes]", raw)) as file:
+            with opened_parquet(self.store.read(path)) as file:
                 for group in range(file.num_row_groups):
                     ids = file.read_row_group(group, columns=["id"], use_threads=False).column("id").to_pylist()
                     if row_id in ids:

@@ -9,7 +9,7 @@ from pipeline.budget import check_budget
 from pipeline.config import JobConfig
 from pipeline.crash_points import crash_point
 from pipeline.dataset import Dataset
-from pipeline.errors import StorageError
+from pipeline.errors import VidtokError
 from pipeline.executors import Executor, InlineExecutor, ShardFailure
 from pipeline.inputs import grow_inputs
 from pipeline.plan import Plan, make_plan
@@ -185,7 +185,7 @@ def _run_announced(
 class _SnapshotKeeper:
     """Keeps a run's commits in snapshots: by hundreds while it works, and with all others' in one file at its end.
 
-    Snapshots are derived: where the store fails, that is only warned of, and the next one makes up for it.
+    Snapshots are derived: where one cannot be written, that is only warned of, and the next one makes up for it.
     """
 
     def __init__(self, dataset: Dataset, snapshot: Snapshot) -> None:
@@ -206,7 +206,7 @@ class _SnapshotKeeper:
                 self._snapshot = write_snapshot(store, [], self._snapshot)
             self._new.clear()
             due = self._snapshot.of_an_addition
-        except StorageError as error:
+        except VidtokError as error:
             log.warning("no snapshot was written: %s", error)
         self._due = due
 
@@ -220,7 +220,7 @@ class _SnapshotKeeper:
             left = {shard.shard_id for shard in self._dataset.pending(others, snapshot)}
             theirs = read_commits(store, [shard.shard_id for shard in others if shard.shard_id not in left])
             write_snapshot(store, [*self._new, *theirs], snapshot)
-        except StorageError as error:
+        except VidtokError as error:
             log.warning("no snapshot was written: %s", error)
 
 

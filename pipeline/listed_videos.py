@@ -1,5 +1,6 @@
 """read_listed_videos: the videos of a list, each fetched once for all its spans, the next ones ahead."""
 
+import errno
 import itertools
 import posixpath
 from collections import deque
@@ -21,6 +22,8 @@ __all__ = ["VideoFetcher", "read_listed_videos"]
 
 # Videos fetched at once, and the bytes that may wait for their decoder; one video alone may have more.
 _AHEAD, _AHEAD_BYTES = 4, 256 * 2**20
+# What a file system says of names that it cannot have.
+_NO_NAMES = {errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}
 
 
 class VideoFetcher:
@@ -50,9 +53,13 @@ class VideoFetcher:
         try:
             data = self._bytes(store, path, listed.size_bytes, is_web=bool(is_web))
         except StorageError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_NAMES:
+                raise SampleError("read", "invalid", str(error)) from None
             if not is_web:
                 raise
             raise SampleError("read", "unreachable", str(error)) from None
+        except ValueError as error:  # of the libraries, for names that no store has
+            raise SampleError("read", "invalid", f"{redact_url(f'{store.root}/{path}')}: {error}") from None
         if data is None:
             raise SampleError("read", "missing", f"{redact_url(f'{store.root}/{path}')}: there is no such object")
         return data
@@ -86,8 +93,8 @@ class VideoFetcher:
         folder, _, name = (url if query < 0 else url[:query]).rpartition("/")
         try:
             return open_store(folder or "/", self._options), name + (url[query:] if query >= 0 else "")
-        except ConfigError as error:
-            raise SampleError("read", "invalid", str(error)) from None
+        except (ConfigError, ValueError) as error:  # nobody knows such a store, or it is no URL
+            raise SampleError("read", "invalid", f"{redact_url(url)}: {error}") from None
 
     @cached_property
     def _links(self) -> dict[str, str]:

@@ -7,6 +7,9 @@ import io
 import json
 import math
 import re
+import shutil
+import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, cast
@@ -23,6 +26,10 @@ from pipeline.storage import Store
 __all__ = ["ManifestRow", "read_manifest", "stand_in"]
 
 _ROWS_AT_ONCE = 10_000
+_COPIED_AT_ONCE = 2**24
+# No URL has control characters in it, and nothing opens a longer one.
+_LEGAL_URL = re.compile(r"[^\x00-\x1f\x7f]{1,4096}")
+_LINK = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 # Of a web address's query, what signs it: such a link is another one tomorrow.
 _SIGNING = re.compile(
     r"x-(amz|goog|ms|oss|cos)-.*|signature|sig|sign|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid|"
@@ -77,7 +84,7 @@ def read_manifest(store: Store, path: str, columns: ColumnsConfig) -> Iterator[M
                 )
             has_url = True
             yield _checked(row, columns, f"row {number} of {path}")
-    except (pa.ArrowException, csv.Error, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except (pa.ArrowException, csv.Error, UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ConfigError(f"input.manifests: {where}: cannot be read: {error}") from None
 
 
@@ -87,8 +94,8 @@ def stand_in(url: str) -> str:
     What of the query signs nothing (`?id=7`) goes into a hash, so that addresses which differ stay so, and a link
     that is signed anew stays the same.
     """
-    bare = storable(url)
-    if bare == url or "?" not in url:
+    bare = re.sub(r"^(?!abfss?:)([a-z][a-z0-9+.-]*://)[^/]*@", r"\1", storable(url), flags=re.IGNORECASE)
+    if bare == url or not re.match("https?://[^?]*[?]", url, re.IGNORECASE):
         return bare
     said = sorted(
         (name, value) for name, value in parse_qsl(url.split("?", 1)[1], True) if not _SIGNING.fullmatch(name)
@@ -97,15 +104,12 @@ def stand_in(url: str) -> str:
 
 
 def _rows(store: Store, path: str) -> Iterator[Mapping[str, Any] | str]:
-    """Each row by column; what is not a row as text."""
+    """Each row by column; of what is no row, what is wrong with it."""
     name = path.lower().removesuffix(".gz")
+    if name.endswith(".parquet"):
+        yield from _parquet_rows(store, path)
+        return
     with store.open(path) as raw:
-        if name.endswith(".parquet"):
-            with pq.ParquetFile(cast("IO[bytes]", raw)) as file:
-                for group in range(file.num_row_groups):
-                    for batch in file.read_row_group(group, use_threads=False).to_batches(max_chunksize=_ROWS_AT_ONCE):
-                        yield from batch.to_pylist()
-            return
         opened = gzip.GzipFile(fileobj=raw) if path.lower().endswith(".gz") else io.BufferedReader(raw)
         text = io.TextIOWrapper(cast("IO[bytes]", opened), "utf-8-sig", newline="")
         if name.endswith((".jsonl", ".ndjson")):
@@ -117,43 +121,79 @@ def _rows(store: Store, path: str) -> Iterator[Mapping[str, Any] | str]:
             yield {name: value for name, value in row.items() if name is not None and value is not None}
 
 
+def _parquet_rows(store: Store, path: str) -> Iterator[Mapping[str, Any]]:
+    # From a file of this machine's: Arrow's threads must hold nothing of Python's (see opened_parquet).
+    with tempfile.NamedTemporaryFile() as copy:
+        with store.open(path) as raw:
+            shutil.copyfileobj(raw, copy, _COPIED_AT_ONCE)
+        copy.flush()
+        with pq.ParquetFile(copy.name) as file:
+            for group in range(file.num_row_groups):
+                for batch in file.read_row_group(group, use_threads=False).to_batches(max_chunksize=_ROWS_AT_ONCE):
+                    yield from batch.to_pylist()
+
+
 def _parsed(line: str) -> Mapping[str, Any] | str:
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError):
-        return line
-    return row if isinstance(row, dict) else line
+    except ValueError as error:
+        return str(error)
+    except RecursionError:
+        return "it is nested too deep"
+    return row if isinstance(row, dict) else f"it is a {type(row).__name__}"
 
 
 def _checked(row: Mapping[str, Any] | str, columns: ColumnsConfig, where: str) -> ManifestRow:
     if isinstance(row, str):
-        problem = f"{where} is no JSON object: {row[:100]!r}"
+        problem = f"{where} is no JSON object: {row}"
         return ManifestRow(url="", key=where, start_seconds=None, end_seconds=None, text={}, problem=problem)
     names = [columns.url, columns.id, columns.caption, columns.start_seconds, columns.end_seconds]
     given, key, caption, start, end = (row.get(name) for name in names)
-    url = "" if given is None else str(given).strip()
-    problems = [] if url else [f"{columns.url} is {given!r}"]
+    url = given.strip() if isinstance(given, str) else ""
+    problems = (
+        [] if url and _LEGAL_URL.fullmatch(url) else [f"{columns.url} is {_said(given)}, expected a URL or a path"]
+    )
     seconds: list[float | None] = []
     for name, value in ((columns.start_seconds, start), (columns.end_seconds, end)):
         number = _seconds(value)
         if number is not None and not (math.isfinite(number) and number >= 0):
-            problems.append(f"{name} is {value!r}, expected seconds")
+            problems.append(f"{name} is {_said(value)}, expected seconds")
             number = None
         seconds.append(number)
     first, last = seconds
     if first is not None and last is not None and first >= last:
         problems.append(f"the span from {first} to {last} s is empty")
-    others = {name: value for name, value in row.items() if name not in names and value is not None}
+    others = {name: _plain(value) for name, value in row.items() if name not in names and value is not None}
     metadata = json.dumps({"url": stand_in(url), **others}, ensure_ascii=False, default=str)
     has_caption = caption is not None and str(caption).strip()
     return ManifestRow(
-        url=url,
-        key=str(key) if key not in (None, "") else _named(url, first, last) or where,
+        url="" if problems else url,
+        key=_text(_plain(key)) if key not in (None, "") else _named(url, first, last) or where,
         start_seconds=first,
         end_seconds=last,
-        text={**({"caption": str(caption)} if has_caption else {}), "json": metadata},
+        text={**({"caption": _text(_plain(caption))} if has_caption else {}), "json": _text(metadata)},
         problem=f"{where}: {'; '.join(problems)}" if problems else None,
     )
+
+
+def _said(value: Any) -> str:
+    return redact(repr(value)[:100])
+
+
+def _text(value: Any) -> str:
+    # JSON can escape half a surrogate pair, which no UTF-8 column can hold.
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(value: Any) -> Any:
+    """A value as a dataset may keep it: links without what signs them, and no number that JSON does not know."""
+    if isinstance(value, str) and _LINK.fullmatch(value):
+        return stand_in(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _seconds(value: Any) -> float | None:
@@ -161,7 +201,7 @@ def _seconds(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 

@@ -4,7 +4,8 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "StoredPart",
     "describe_part",
     "holds_rejects",
+    "opened_parquet",
     "part_bytes",
     "read_table",
     "rejects_bytes",
@@ -78,12 +80,22 @@ def rejects_bytes(rejects: Sequence[Mapping[str, Any]]) -> bytes:
     return table_bytes(pa.Table.from_pylist(list(rejects), schema=REJECT_SCHEMA))
 
 
-def read_table(data: bytes) -> pa.Table:
-    """The table of a Parquet file.
+@contextmanager
+def opened_parquet(data: bytes) -> Iterator[pq.ParquetFile]:
+    """A Parquet file in memory that is Arrow's own.
 
-    In this thread alone: one of Arrow's own may let go of `data` only when Python is ending, which aborts the process.
+    Of Python's, one of Arrow's threads may let go only when Python is ending, which aborts the process. For the same
+    reason read it with `use_threads=False`.
     """
-    with pq.ParquetFile(io.BytesIO(data)) as file:
+    memory = pa.allocate_buffer(len(data))
+    memoryview(memory).cast("B")[:] = data
+    with pq.ParquetFile(pa.BufferReader(memory)) as file:
+        yield file
+
+
+def read_table(data: bytes) -> pa.Table:
+    """The table of a Parquet file."""
+    with opened_parquet(data) as file:
         return file.read(use_threads=False)
 
 
@@ -124,7 +136,7 @@ def describe_part(name: str, data: bytes) -> StoredPart:
         CommitConflict: the file is not one of our parts.
     """
     try:
-        with pq.ParquetFile(io.BytesIO(data)) as file:
+        with opened_parquet(data) as file:
             footer = json.loads((file.metadata.metadata or {})[FOOTER_KEY])
             if lacking := _FOOTER_FIELDS - footer.keys():
                 raise ValueError(f"its footer lacks {', '.join(sorted(lacking))}")

@@ -26,6 +26,18 @@ __all__ = ["COMMITS", "DATA", "ShardLog", "commit_path", "read_commit", "read_co
 COMMITS = "_commits"
 DATA = "data"
 _READ_AT_ONCE = 16
+# What readers of commits rely on.
+_COMMIT_FIELDS = {
+    "fingerprint",
+    "source",
+    "parts",
+    "rejects",
+    "rejects_by_class",
+    "videos",
+    "video_bytes",
+    "rows",
+    "tokens",
+}
 
 
 def commit_path(shard_id: str) -> str:
@@ -44,7 +56,9 @@ def read_commit(store: Store, shard_id: str) -> dict[str, Any] | None:
         commit = None if data is None else json.loads(data)
         if commit is not None and commit["shard_id"] != shard_id:
             raise ValueError(f"it is of {commit['shard_id']}")
-    except (ValueError, KeyError, TypeError) as error:
+        if commit is not None and (lacking := _COMMIT_FIELDS - commit.keys()):
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CommitConflict(f"{store.root}/{commit_path(shard_id)}: is not a commit of ours: {error}") from None
     return commit
 

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.input_config import InputConfig, InputKind
 from pipeline.records import Shard
 from pipeline.samples import PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
-from pipeline.secrets import redact_url
+from pipeline.secrets import redact_url, storable
 from pipeline.storage import ObjectInfo, Store, absolute_url, open_store
 
 __all__ = ["Found", "find_files", "input_root", "list_shards", "relative_patterns"]
@@ -155,7 +155,8 @@ def _has(path: str, suffixes: Sequence[str]) -> bool:
 
 
 def _refuse_queries(source: InputConfig) -> None:
-    if links := [pattern for pattern in source.patterns if re.search(r"https?://[^?]*\?", pattern)]:
+    is_web_query = re.compile(r"https?://[^?]*\?", re.IGNORECASE)
+    if links := [p for p in source.patterns if is_web_query.search(p) or storable(p) != p]:
         raise ConfigError(
             [
                 f"input.{source.kind}: {redact_url(link)}: behind it a ? begins a query, which may be a signature, and "

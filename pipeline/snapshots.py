@@ -7,12 +7,14 @@ all that a reader needs to put a dataset into a global order without opening a p
 unknown where it dies.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.crash_points import crash_point
 from pipeline.errors import ConfigError
@@ -27,6 +29,8 @@ _NAME = re.compile(rf"{_FOLDER}/(\d{{8}})(?:-(\d{{4}}))?\.parquet")
 _OF_AN_ADDITION, _LEAST_NEW_COMMITS = 100, 1000
 _ROWS_AT_ONCE = 1000
 _MOST_TRIES = 100
+
+log = logging.getLogger(__name__)
 
 
 def _struct(**fields: pa.DataType) -> pa.StructType:
@@ -63,15 +67,17 @@ class Snapshot:
 
     Attributes:
         number: of the file, from 1; 0 where there is none.
-        additions: how many files add to it.
-        added: their commits.
+        additions: number of the last file that adds to it; 0 where there is none.
+        added: commits that are in additions.
         table: one row for each commit, sorted by shard_id.
+        is_whole: whether all of its files could be read.
     """
 
     number: int
     additions: int
     added: int
     table: pa.Table
+    is_whole: bool = True
 
     @property
     def shard_ids(self) -> set[str]:
@@ -95,30 +101,41 @@ class Snapshot:
                 yield {**row, "rejects_by_class": dict(row["rejects_by_class"])}
 
 
-def newest_snapshot(store: Store, known: Snapshot | None = None) -> Snapshot:
+def newest_snapshot(store: Store, known: Snapshot | None = None, *, strict: bool = False) -> Snapshot:
     """The last snapshot, with what was added to it; an empty one where there is none.
+
+    Of files that cannot be read it is warned, and the one before is taken: they are derived.
 
     Args:
         store: the dataset's root.
         known: one that was read or written before, given back where nothing came since.
+        strict: raise instead.
 
     Raises:
-        ConfigError: a file is not ours.
+        ConfigError: with `strict`, a file is not ours.
     """
     files = [match for info in store.list(_FOLDER) if (match := _NAME.fullmatch(info.path))]
     number = max((int(match[1]) for match in files), default=0)
-    of_it = sorted(match[0] for match in files if int(match[1]) == number)
-    if known is not None and (known.number, known.additions) == (number, len(set(of_it) - {_path(number)})):
+    last = max((int(match[2] or 0) for match in files if int(match[1]) == number), default=0)
+    if known is not None and (known.number, known.additions) == (number, last):
         return known
-    tables = [_SCHEMA.empty_table()]
-    for path in of_it:
+    tables, added, is_whole, has_base = [_SCHEMA.empty_table()], 0, True, False
+    # Additions first: where the file itself cannot be read, what stood before it has nearly all of it.
+    for match in sorted(files, key=lambda match: (-int(match[1]), -int(match[2] or 0))):
+        if has_base:
+            break
         try:
-            tables.append(read_table(store.read(path)).select(_SCHEMA.names).cast(_SCHEMA))
+            table = read_table(store.read(match[0])).select(_SCHEMA.names).cast(_SCHEMA)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise ConfigError(f"{store.root}/{path}: is not a snapshot of ours: {error}") from None
-    additions = [table for path, table in zip(of_it, tables[1:], strict=True) if path != _path(number)]
-    added = sum(table.num_rows for table in additions)
-    return Snapshot(number, len(additions), added, _joined(tables))
+            if strict:
+                raise ConfigError(f"{store.root}/{match[0]}: is not a snapshot of ours: {error}") from None
+            log.warning("%s/%s cannot be read, and is left out: %s", store.root, match[0], error)
+            is_whole = False
+            continue
+        tables.append(table)
+        has_base = match[2] is None
+        added += 0 if has_base else table.num_rows
+    return Snapshot(number, last, added, _joined(tables), is_whole)
 
 
 def add_to_snapshot(store: Store, commits: Sequence[Mapping[str, Any]], known: Snapshot) -> Snapshot:
@@ -137,7 +154,8 @@ def add_to_snapshot(store: Store, commits: Sequence[Mapping[str, Any]], known: S
         number = known.additions + 1
         if store.put_if_absent(_path(known.number, number), table_bytes(new)):
             crash_point("snapshot-added")
-            return Snapshot(known.number, number, known.added + new.num_rows, _joined([known.table, new]))
+            added = known.added + new.num_rows
+            return Snapshot(known.number, number, added, _joined([known.table, new]), known.is_whole)
     raise ConfigError(f"{store.root}/{_FOLDER}: others write snapshots all the time")
 
 
@@ -154,7 +172,7 @@ def write_snapshot(store: Store, commits: Sequence[Mapping[str, Any]], known: Sn
     for _ in range(_MOST_TRIES):
         known = newest_snapshot(store, known)
         new = _lacking(known, commits)
-        if not new.num_rows and not known.additions:
+        if not new.num_rows and not known.additions and known.is_whole:
             return known
         table = _joined([known.table, new])
         crash_point("snapshot-built")
@@ -169,7 +187,13 @@ def _path(number: int, addition: int | None = None) -> str:
 
 
 def _joined(tables: Sequence[pa.Table]) -> pa.Table:
-    return pa.concat_tables(tables).sort_by("shard_id")
+    """One table, sorted, each shard once."""
+    table = pa.concat_tables(tables).sort_by("shard_id")
+    ids = table.column("shard_id").combine_chunks()
+    if len(ids) < 2:
+        return table
+    is_first = pc.not_equal(ids[1:], ids[:-1])
+    return table.filter(pa.concat_arrays([pa.array([True]), is_first]))
 
 
 def _lacking(snapshot: Snapshot, commits: Iterable[Mapping[str, Any]]) -> pa.Table:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset import Dataset
 from pipeline.dataset import fingerprint as fingerprint_of
-from pipeline.errors import VidtokError
+from pipeline.errors import ShardError, VidtokError
 from pipeline.garbage import Unnamed, paths_of, shard_of, sort_unnamed, stored_objects
 from pipeline.inputs import missing_inputs
 from pipeline.records import Shard
@@ -71,6 +71,7 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
         f"{path}: is not there, though later lists are: no run sees the shards that those add; put it back"
         for path in missing_inputs(dataset.store)
     ]
+    verdict.problems += _lists(dataset, shards.values())
     ids: list[Any] = []
     digests: dict[str, bytes] = {}
     named: set[str] = set()
@@ -104,6 +105,18 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
     return verdict
 
 
+def _lists(dataset: Dataset, shards: Iterable[Shard]) -> list[str]:
+    """Lists of videos that are gone, or are not what was written."""
+    of_a_list = {shard.videos.path: shard for shard in shards if shard.videos is not None}
+    problems = []
+    for shard in of_a_list.values():
+        try:
+            read_listed(dataset.store, shard)
+        except ShardError as error:
+            problems.append(f"{error}; put it back from a backup: no run can do what is left of its shards")
+    return problems
+
+
 def _digest(commit: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(json.dumps(commit, sort_keys=True).encode()).digest()
 
@@ -111,7 +124,7 @@ def _digest(commit: Mapping[str, Any]) -> bytes:
 def _newest_snapshot(dataset: Dataset, problems: list[str]) -> dict[str, bytes]:
     """Digests of the commits that the newest snapshot holds, by shard; one that cannot be read is a problem."""
     try:
-        return {row["shard_id"]: _digest(row) for row in newest_snapshot(dataset.store).commits()}
+        return {row["shard_id"]: _digest(row) for row in newest_snapshot(dataset.store, strict=True).commits()}
     except _NOT_OURS as error:
         problems.append(f"the newest snapshot: {error}; it is derived: without it the next run writes another")
         return {}
@@ -150,10 +163,16 @@ def _against_source(dataset: Dataset, shard: Shard, found: Counter[str] | None, 
         return []
     if found is None:
         return [f"{shard.shard_id}: is not committed, so none of the videos of {shard.path} is accounted for"]
-    if shard.videos is not None:
-        expected = Counter(video.key for video in read_listed(dataset.store, shard))
-    else:
-        expected = Counter(video.ref.key for video in read_shard(source, shard, start=shard.beginning))
+    try:
+        expected = Counter(_source_keys(dataset, shard, source))
+    except VidtokError as error:
+        return [f"{shard.shard_id}: its source cannot be read: {error}"]
     lost, more = sorted((expected - found).elements()), sorted((found - expected).elements())
     problems = [f"{shard.path}: {key!r} has neither rows nor a reject" for key in lost]
     return problems + [f"{shard.path}: {key!r} is not in the source, or has rows or rejects too often" for key in more]
+
+
+def _source_keys(dataset: Dataset, shard: Shard, source: Store) -> Iterator[str]:
+    if shard.videos is not None:  # the list is what was asked for, wherever its videos lie today
+        return (video.key for video in read_listed(dataset.store, shard))
+    return (video.ref.key for video in read_shard(source, shard, start=shard.beginning))

@@ -5,21 +5,20 @@ A list is in the order in which its videos are read: the spans of one video foll
 
 import dataclasses
 import hashlib
-import io
 import json
 import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, cast
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, ShardError
 from pipeline.input_config import InputConfig
 from pipeline.manifests import ManifestRow, read_manifest, stand_in
+from pipeline.parts import read_table, table_bytes
 from pipeline.records import Shard, VideoRange
 from pipeline.samples import TEXT_EXTENSIONS
 from pipeline.secrets import redact_url
@@ -28,7 +27,8 @@ from pipeline.storage import Store
 
 __all__ = ["ListedVideo", "VideoLists", "list_videos", "read_listed"]
 
-_ROWS_OF_A_GROUP = 4096
+# Of a file, at least, but for the last: a worker reads the whole of one for a shard.
+_ROWS_OF_A_FILE = 16_384
 _TEXT = pa.map_(pa.string(), pa.string())
 _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("url", pa.string()),
@@ -167,15 +167,26 @@ def _add(
         slices[-1] += group
     if not slices:
         return
-    data = _list_bytes([video for piece in slices for video in piece])
-    path = f"inputs/videos-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+    of_a_file: list[list[ListedVideo]] = []
+    for number, piece in enumerate(slices, 1):
+        of_a_file.append(piece)
+        if number == len(slices) or sum(map(len, of_a_file)) >= _ROWS_OF_A_FILE:
+            _add_file(lists, source, name, of_a_file)
+            of_a_file = []
+
+
+def _add_file(lists: VideoLists, source: str, name: str, slices: Sequence[Sequence[ListedVideo]]) -> None:
+    videos = [video for piece in slices for video in piece]
+    columns = {column: [getattr(video, column) for video in videos] for column in _SCHEMA.names}
+    data = table_bytes(pa.table(columns, schema=_SCHEMA))
+    path = f"inputs/videos-{_digest(data)}.parquet"
     lists.files[path] = data
     first = 0
     for piece in slices:
-        digest = hashlib.sha256(json.dumps([source, [[*v.identity, v.occurrence] for v in piece]]).encode()).hexdigest()
+        content = json.dumps([source, [[*video.identity, video.occurrence] for video in piece]])
         lists.shards.append(
             Shard(
-                shard_id=f"{name}-{len(lists.shards):05d}-{digest[:10]}",
+                shard_id=f"{name}-{len(lists.shards):05d}-{hashlib.sha256(content.encode()).hexdigest()[:10]}",
                 path=source,
                 size_bytes=sum(video.size_bytes or 0 for video in piece),
                 etag=None,
@@ -185,51 +196,34 @@ def _add(
         first += len(piece)
 
 
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
 def _stem(path: str) -> str:
     readable = re.sub(r"[^A-Za-z0-9._-]", "_", posixpath.basename(path).split(".")[0]).lstrip("._-")[:80]
     return readable or "manifest"
 
 
-def _list_bytes(videos: Sequence[ListedVideo]) -> bytes:
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, _SCHEMA, compression="zstd", compression_level=1) as writer:
-        for begin in range(0, len(videos), _ROWS_OF_A_GROUP):
-            some = videos[begin : begin + _ROWS_OF_A_GROUP]
-            columns = {name: [getattr(video, name) for video in some] for name in _SCHEMA.names}
-            writer.write_table(pa.table(columns, schema=_SCHEMA))
-    return sink.getvalue()
-
-
 def read_listed(store: Store, shard: Shard) -> list[ListedVideo]:
-    """The videos of one shard, in order; no more of their list is read than holds them.
+    """The videos of one shard, in order.
 
     Args:
         store: the dataset's root.
         shard: one that has a list.
 
     Raises:
-        ShardError: the list is not ours.
+        ShardError: the list is gone, or not the one that was written.
         StorageError: the store failed.
     """
     assert shard.videos is not None, "a shard of listed videos"
-    first, last = shard.videos.first, shard.videos.first + shard.videos.count
-    videos: list[ListedVideo] = []
-    begin = 0
-    try:
-        with store.open(shard.videos.path) as raw, pq.ParquetFile(cast("IO[bytes]", raw)) as file:
-            for group in range(file.num_row_groups):
-                end = begin + file.metadata.row_group(group).num_rows
-                if begin < last and end > first:
-                    table = file.read_row_group(group, use_threads=False)
-                    videos += map(_video, table.slice(max(0, first - begin), last - max(begin, first)).to_pylist())
-                begin = end
-    except (pa.ArrowException, OSError, TypeError) as error:
-        raise ShardError(f"{shard.videos.path}: is no list of videos of ours: {error}") from None
-    if len(videos) != shard.videos.count:
+    path, first, count = shard.videos.path, shard.videos.first, shard.videos.count
+    data = store.read_if_there(path)
+    if data is None or f"-{_digest(data)}." not in path:  # which names its content
         raise ShardError(
-            f"{shard.videos.path}: has {begin} rows, {shard.shard_id} begins at {first} and ends at {last}"
+            f"{path}: the list of the videos of {shard.shard_id} is {'gone' if data is None else 'damaged'}"
         )
-    return videos
+    return [_video(row) for row in read_table(data).slice(first, count).to_pylist()]
 
 
 def _video(row: dict[str, Any]) -> ListedVideo:

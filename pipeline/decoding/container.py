@@ -1,13 +1,14 @@
 """A video's container: opened, its stream chosen, and held against the limits before anything is decoded."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import IO, Any, cast
 
 import av
 import av.error
+import av.logging
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
@@ -16,7 +17,7 @@ from pipeline.decoding.options import DecodeOptions
 from pipeline.errors import SampleError
 from pipeline.records import SourceInfo
 
-__all__ = ["check_size", "check_source", "duration_of", "opened_video", "rate_of", "said", "source_of"]
+__all__ = ["check_size", "check_source", "duration_of", "ffmpeg_log", "opened_video", "rate_of", "said", "source_of"]
 
 # A "video" may be a playlist, which must not open the files or links that it names.
 _NO_FILES = {"protocol_whitelist": "none"}
@@ -24,14 +25,24 @@ _NO_FILES = {"protocol_whitelist": "none"}
 
 @contextmanager
 def opened_video(
-    file: IO[bytes], size_bytes: int, options: DecodeOptions
+    file: IO[bytes], size_bytes: int, options: DecodeOptions, demuxer: Mapping[str, str] | None = None
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Opens a container and chooses the stream to decode: FFmpeg's best among those that are no cover picture.
+
+    Args:
+        file: at the video's beginning.
+        size_bytes: its size, for messages.
+        options: threads and limits.
+        demuxer: more options of FFmpeg's demuxers.
 
     Raises:
         SampleError: `no_video` (nothing to show in it), `unreadable` (not a video), `limit`.
     """
-    limits = {**_NO_FILES, "max_pixels": str(options.max_pixels)}  # of the decoders that probing opens, too
+    limits = {
+        **_NO_FILES,
+        **(demuxer or {}),
+        "max_pixels": str(options.max_pixels),
+    }  # of the decoders that probing opens, too
     try:
         container = av.open(cast(Any, file), metadata_errors="ignore", options=limits)
     except (av.error.FFmpegError, ValueError) as error:
@@ -44,6 +55,21 @@ def opened_video(
         stream.codec_context.thread_count = options.threads
         stream.codec_context.options = {"max_pixels": str(options.max_pixels)}
         yield container, stream
+
+
+@contextmanager
+def ffmpeg_log() -> Iterator[list[tuple[int, str, str]]]:
+    """FFmpeg's errors while the block runs: level, what said it, message.
+
+    Not with FFmpeg's threads, which would wait for Python's lock to write to it, and may do so for ever.
+    """
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # else the same video says less when it is decoded again
+    try:
+        with av.logging.Capture(local=False) as said:
+            yield said
+    finally:
+        av.logging.set_level(None)
 
 
 def _choose(container: InputContainer, size_bytes: int) -> VideoStream:

@@ -22,6 +22,7 @@ _ONE = 1 << 16  # contrast and saturation as they are
 _FULL = 2  # AVCOL_RANGE_JPEG
 # What nearly all videos are in.
 _FORMATS = {"yuv420p", "yuvj420p"}
+_MATRICES = (1, 4, 5, 6, 7, 9)  # BT.709, FCC, BT.601 (two names), SMPTE 240M, BT.2020
 # Swscale works on so many pixels at once, and writes beyond the end of a row that has no multiple of them.
 _PIXELS_AT_ONCE = 32
 _Pointers, _Strides = ctypes.c_void_p * 4, ctypes.c_int * 4
@@ -42,7 +43,8 @@ class DirectConverter:
     @staticmethod
     def takes(frame: VideoFrame) -> bool:
         """Whether a frame can be converted so."""
-        return frame.format.name in _FORMATS and frame.width % _PIXELS_AT_ONCE == 0 and _is_trusted()
+        is_of_ours = frame.format.name in _FORMATS and int(frame.colorspace) in _MATRICES
+        return is_of_ours and frame.width % _PIXELS_AT_ONCE == 0 and _is_trusted()
 
     def convert(self, frame: VideoFrame, out_HWC: npt.NDArray[np.uint8]) -> None:
         """Writes the frame's RGB pixels.
@@ -107,7 +109,7 @@ def _is_trusted() -> bool:
         return False
     noise = np.random.default_rng(0).integers(0, 256, (96, 64), np.uint8)
     out = np.empty((64, 64, 3), np.uint8)
-    for name, colorspace, color_range in itertools.product(sorted(_FORMATS), (1, 5, 9), (1, 2)):
+    for name, colorspace, color_range in itertools.product(sorted(_FORMATS), _MATRICES, (1, 2)):
         frame = VideoFrame.from_ndarray(noise, name)
         frame.colorspace, frame.color_range = colorspace, color_range
         DirectConverter().convert(frame, out)

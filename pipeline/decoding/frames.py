@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from pipeline.decoding.container import check_source, said
+from pipeline.decoding.container import check_source, ffmpeg_log, said
 from pipeline.decoding.deinterlace import deinterlaced, is_interlaced
 from pipeline.decoding.hdr import TRANSFERS
 from pipeline.decoding.opened import OpenedVideo
@@ -106,7 +106,8 @@ def _frames_of(
         video.survey()
         on_probe(video.seconds)
     check_source(video.source, video.seconds, options)
-    cut = SampleError("decode", "truncated", f"{len(video.packets)} packets are there of {video.promised} in its index")
+    promised = f" of {video.promised} in its index" if video.promised > len(video.packets) else ""
+    cut = SampleError("decode", "truncated", f"{len(video.packets)} packets are there{promised}, and it breaks off")
     try:
         yield from _Decoding(video, options, on_progress, room).frames()
     except SampleError as error:
@@ -150,16 +151,10 @@ class _Decoding:
     def frames(self) -> Iterator[DecodedFrame]:
         """Yields the frames to keep."""
         if self._options.threads > 1:
-            # FFmpeg's threads would wait for Python's lock to write to the log, and may do so for ever.
             yield from self._frames()
             return
-        av.logging.set_level(av.logging.ERROR)
-        av.logging.set_skip_repeated(False)  # else the same video says less when it is decoded again
-        try:
-            with av.logging.Capture(local=False) as self._said:
-                yield from self._frames()
-        finally:
-            av.logging.set_level(None)
+        with ffmpeg_log() as self._said:
+            yield from self._frames()
 
     def _frames(self) -> Iterator[DecodedFrame]:
         source, rate = self._video.source, self._video.rate

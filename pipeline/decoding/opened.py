@@ -6,12 +6,13 @@ from contextlib import ExitStack
 from fractions import Fraction
 from typing import IO
 
+import av
 import av.error
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from pipeline.decoding.container import duration_of, opened_video, rate_of, source_of
+from pipeline.decoding.container import duration_of, ffmpeg_log, opened_video, rate_of, source_of
 from pipeline.decoding.options import DecodeOptions
 from pipeline.decoding.timing import PacketTimes, Timeline
 from pipeline.records import SourceInfo
@@ -20,6 +21,10 @@ __all__ = ["OpenedVideo"]
 
 # Formats whose header lists every packet, so that one that is cut off is seen.
 _LISTING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2"}
+# Formats whose header says when the last stream ends, so that one that ends well before is seen.
+_TIMING_FORMATS = {"flv"}
+# What Matroska's demuxer says of a file that is cut off.
+_ENDED_EARLY = "File ended prematurely"
 # Formats that hold each packet's time, so that it is the same behind a seek; others have FFmpeg count on from the last.
 _SEEKING_FORMATS = {"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 
@@ -53,7 +58,7 @@ class OpenedVideo:
         self._file = file
         self._size_bytes = size_bytes
         self._options = options
-        self._is_listing = self._can_seek = False
+        self._breaks_off = self._can_seek = False
         self._numbers: dict[int | None, int] = {}
         self._open = ExitStack()
         self._now: tuple[InputContainer, VideoStream] | None = None
@@ -68,24 +73,57 @@ class OpenedVideo:
         container, stream = self._opened()
         self.source, self.rate = source_of(stream), rate_of(stream)
         self.seconds = duration_of(container, stream)
-        try:
-            for packet in container.demux(stream):
-                if packet.size:  # the last, empty one only says that there are no more
-                    times = PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
-                    self.packets.append(times)
-        except av.error.FFmpegError:
-            pass  # decoding meets it too, and says it
+        end = Fraction(0)
+        with ffmpeg_log() as said:
+            try:
+                for packet in container.demux():
+                    if packet.dts is not None and packet.time_base is not None:
+                        end = max(end, (packet.dts + (packet.duration or 0)) * packet.time_base)
+                    if packet.stream is stream and packet.size:  # the last, empty one only says that there are no more
+                        times = PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
+                        self.packets.append(times)
+            except av.error.FFmpegError:
+                pass  # decoding meets it too, and says it
+        name = container.format.name
+        self._can_seek = name in _SEEKING_FORMATS
+        self._breaks_off = any(message.startswith(_ENDED_EARLY) for _, _, message in said)
+        if name in _TIMING_FORMATS and container.duration:
+            promised = container.duration / av.time_base
+            self._breaks_off |= float(end) < promised - max(1.0, promised / 20)
         self.promised = stream.frames
         self._is_used = True
-        self._is_listing = container.format.name in _LISTING_FORMATS
-        self._can_seek = container.format.name in _SEEKING_FORMATS
+        if name == "avi" and len(self.packets) < self.promised:
+            self.close()  # both would read the same file
+            self._breaks_off |= self._is_shorter_than_it_says()
+        if name in _LISTING_FORMATS and len(self.packets) < self.promised:
+            self.close()
+            self._breaks_off |= self._lacks_packets()
         self._numbers = {packet.pts: number for number, packet in enumerate(self.packets)}
         self.is_surveyed = True
 
     @property
     def is_cut(self) -> bool:
-        """Whether packets are missing at its end."""
-        return self._is_listing and len(self.packets) < self.promised
+        """Whether it breaks off before its end."""
+        return self._breaks_off
+
+    def _is_shorter_than_it_says(self) -> bool:
+        """Whether a RIFF file has fewer bytes than its header says; its list of packets counts some that never were."""
+        self._file.seek(0)
+        header = self._file.read(8)
+        return header[:4] == b"RIFF" and int.from_bytes(header[4:], "little") + 8 > self._size_bytes
+
+    def _lacks_packets(self) -> bool:
+        """Whether packets are missing that the header lists: those outside an edit list, which are left out, aside."""
+        self._file.seek(0)
+        everything = {"ignore_editlist": "1"}
+        with opened_video(self._file, self._size_bytes, self._options, everything) as (container, stream):
+            number = 0
+            try:
+                for packet in container.demux(stream):
+                    number += bool(packet.size)
+            except av.error.FFmpegError:
+                pass  # as above
+        return number < self.promised
 
     def holds(self, end_seconds: float | None) -> bool:
         """Whether the packets that are there go on beyond a time."""

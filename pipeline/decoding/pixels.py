@@ -30,7 +30,7 @@ Room = Callable[[tuple[int, int, int]], Pixels]
 _UPRIGHT = (1, 0, 0, 1)
 
 # ITU-T H.273: matrix coefficients that are named, and those to assume for frames of which nothing is said.
-_UNSPECIFIED, _BT709, _BT601 = 2, 1, 5
+_UNSPECIFIED, _RESERVED, _BT709, _BT601 = 2, 3, 1, 5
 # As players do: what is larger than standard definition is high definition.
 _SD_WIDTH, _SD_HEIGHT = 1024, 576
 
@@ -81,7 +81,7 @@ def frame_pixels(frame: VideoFrame, options: DecodeOptions, geometry: Geometry, 
 
 
 def _assume_colours(frame: VideoFrame) -> None:
-    if frame.colorspace == _UNSPECIFIED:
+    if frame.colorspace in (_UNSPECIFIED, _RESERVED):
         is_large = frame.width >= _SD_WIDTH or frame.height > _SD_HEIGHT
         frame.colorspace = _BT709 if is_large else _BT601
 

@@ -28,6 +28,7 @@ __all__ = ["DecoderLimits", "DecoderPool"]
 
 _ATTEMPTS = 2
 _TICK_SECONDS = 0.2
+_SPANS_AT_ONCE = 500  # of one request, which is one message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class DecoderPool:
         try:
             while True:
                 while len(tasks) < self._num_decoders and (video := next(source, None)) is not None:
-                    spans = [video, *itertools.islice(source, video.spans_left)]
+                    spans = [video, *itertools.islice(source, min(video.spans_left, _SPANS_AT_ONCE - 1))]
                     tasks.append(_Task(spans, options, self._decoders, self._limits))
                     tasks[-1].begin()
                 if not tasks:

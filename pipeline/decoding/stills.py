@@ -17,6 +17,7 @@ __all__ = ["is_picture", "picture_frames"]
 _BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\x00", b"MM\x00*")
 # What viewers make of a frame that says 0: they show it for a tenth of a second.
 _UNSAID_SECONDS = 0.1
+_ANIMATED = {"GIF", "PNG", "WEBP"}
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 
@@ -36,7 +37,8 @@ def picture_frames(file: IO[bytes], options: DecodeOptions) -> Iterator[tuple[fl
     try:
         with Image.open(file, formats=_FORMATS) as image:
             check_size(*image.size, options)
-            count = getattr(image, "n_frames", 1)
+            # Pages of a TIFF, and a camera's other pictures in one JPEG, are no moments of a video.
+            count = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
             if count > options.max_frames:
                 raise SampleError("probe", "limit", f"{count:,} frames, at most {options.max_frames:,} are allowed")
             for number in range(count):
@@ -51,7 +53,16 @@ def picture_frames(file: IO[bytes], options: DecodeOptions) -> Iterator[tuple[fl
                     )
                     check_source(source, None, options)
                 upright = ImageOps.exif_transpose(image) if count == 1 else image
-                yield seconds, duration, source, over_black(np.asarray(upright.convert("RGBA")))
+                yield seconds, duration, source, over_black(np.asarray(_eight_bits(upright).convert("RGBA")))
                 seconds += duration
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise SampleError(stage, "unreadable", f"a picture that cannot be read: {error}") from None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as grey of 8, which Pillow clips to white; ValueError for numbers that have no range."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) * 255 // 65535).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}, of which nothing says which value is white")
+    return image

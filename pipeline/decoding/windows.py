@@ -118,7 +118,8 @@ class GrantedWindows:
             self.flush()
             self._shape = shape
             send(self._control, {"shape": shape})
-            self._wait()
+            while self._size_bytes < math.prod(shape):  # what comes first may have been on its way
+                self._wait()
         if not self._frames:
             while not self._free:
                 self._wait()

@@ -188,6 +188,11 @@ def test_rows_that_name_no_video_say_so(folder: Path, tmp_path: Path) -> None:
     (folder / "m.jsonl").write_text(
         '{"clip": "a.mp4", "from": "soon"}\nnonsense\n\n[1]\n{"clip": "a.mp4", "from": -1}\n'
         '{"clip": "a.mp4", "from": 2, "to": "1"}\n{"clip": "odd://host/a.mp4"}\n{"from": 1}\n'
+        '{"clip": "http://[bad/a.mp4"}\n{"clip": "a\\u0000.mp4"}\n{"clip": ["a.mp4"]}\n'
+        f'{{"clip": "{"x" * 300}.mp4"}}\n{{"clip": "{"y" * 5000}.mp4"}}\n{{"clip": "a.mp4", "from": 1{"0" * 400}}}\n'
+        '{"clip": "http://h/a.mp4?Signature=hidden", "from": "http://h/a.mp4?Signature=hidden"}\n'
+        '{"clip": "a.mp4?Signature=hidden\n'
+        '{"clip": "a.mp4", "id": "good\\ud800", "score": NaN, "nested": {"link": "https://h/t.jpg?sig=hidden"}}\n'
     )
     columns = {"url": "clip", "start_seconds": "from", "end_seconds": "to"}
     config = job_of({"manifests": str(folder / "m.jsonl"), "columns": columns}, tmp_path / "out")
@@ -195,17 +200,31 @@ def test_rows_that_name_no_video_say_so(folder: Path, tmp_path: Path) -> None:
     table = Dataset.open(store_of(config)).rejects()
     assert table is not None
     messages = sorted(row["message"] for row in table.to_pylist())
-    assert table["error"].to_pylist() == ["invalid"] * 7
+    assert table["error"].to_pylist() == ["invalid"] * 15
     for expected in [
         "row 1 of m.jsonl: from is 'soon', expected seconds",
-        "row 2 of m.jsonl is no JSON object: 'nonsense",
-        "row 3 of m.jsonl is no JSON object: '[1]",
+        "row 2 of m.jsonl is no JSON object: Expecting value: line 1 column 1",
+        "row 3 of m.jsonl is no JSON object: it is a list",
         "row 4 of m.jsonl: from is -1, expected seconds",
         "row 5 of m.jsonl: the span from 2.0 to 1.0 s is empty",
-        "row 7 of m.jsonl: clip is None",
+        "row 7 of m.jsonl: clip is None, expected a URL or a path",
         "odd://host",
+        "http://[bad/a.mp4",
+        r"row 9 of m.jsonl: clip is 'a\x00.mp4'",
+        "row 10 of m.jsonl: clip is ['a.mp4']",
+        "File name too long",
+        "row 12 of m.jsonl: clip is 'yyy",
+        "row 13 of m.jsonl: from is 1000",
+        "row 14 of m.jsonl: from is 'http://h/a.mp4', expected seconds",
+        "row 15 of m.jsonl is no JSON object: Invalid control character",
     ]:
         assert [message for message in messages if expected in message], (expected, messages)
+    # One bad row costs itself alone, and what signs a link stands nowhere.
+    (key, metadata), *_ = rows_of(config, "source_key", "metadata")
+    assert key == "good\\ud800"
+    assert json.loads(metadata)["json"] == {"url": "a.mp4", "score": None, "nested": {"link": "https://h/t.jpg"}}
+    for path in (tmp_path / "out").rglob("*.parquet"):
+        assert "hidden" not in pq.read_table(path).to_pandas().to_string(max_colwidth=None), path
     (folder / "none.jsonl").write_text("\n")
     with pytest.raises(ConfigError, match=r"input\.manifests: .*none\.jsonl: there is no row"):
         make_plan(job_of({"manifests": str(folder / "none.jsonl")}, tmp_path / "other"))
@@ -216,8 +235,11 @@ def test_rows_that_name_no_video_say_so(folder: Path, tmp_path: Path) -> None:
     ):
         make_plan(job_of({"manifests": str(folder / "x.csv")}, tmp_path / "other"))
     (folder / "x.parquet").write_text("path,id\na.mp4,1\n")
-    with pytest.raises(ConfigError, match=r"input\.manifests: .*x\.parquet: cannot be read"):
-        make_plan(job_of({"manifests": str(folder / "x.parquet")}, tmp_path / "other"))
+    whole = gzip.compress(b"url\na.mp4\n")
+    (folder / "x.csv.gz").write_bytes(whole[:12] + b"\xff" * 8 + whole[20:])
+    for name in ("x.parquet", "x.csv.gz"):
+        with pytest.raises(ConfigError, match=rf"input\.manifests: .*{name}: cannot be read"):
+            make_plan(job_of({"manifests": str(folder / name)}, tmp_path / "other"))
 
 
 def test_rows_that_come_later_are_added_on_purpose(folder: Path, tmp_path: Path) -> None:
@@ -275,6 +297,26 @@ def test_a_run_that_broke_off_goes_on(folder: Path, tmp_path: Path, monkeypatch:
     assert (not result.failures, count, fetched) == (True, 1, ["late"])
     assert outstanding_rejects(Dataset.open(store_of(config))) == {}
     assert problems_of(config, folder) == []
+
+
+def test_thousands_of_spans_of_one_video(folder: Path, tmp_path: Path) -> None:
+    rows = "\n".join(f"deep/b.mp4,s{n},{n % 97 / 10},{n % 97 / 10 + 0.1}" for n in range(1200))
+    (folder / "m.csv").write_text(f"url,id,start_seconds,end_seconds\n{rows}\n")
+    config = job_of({"manifests": str(folder / "m.csv")}, tmp_path / "out", rows={"part_bytes": 2**20})
+    assert not run_job(config).failures
+    assert sorted(key for (key,) in rows_of(config, "source_key")) == sorted(f"s{n}" for n in range(1200))
+    assert rejects_of(config) == {}
+
+
+def test_a_list_that_is_lost_is_told(folder: Path, tmp_path: Path) -> None:
+    config = job_of({"videos": f"{folder}/a.mp4"}, tmp_path / "out")
+    run_job(config)
+    (path,) = (tmp_path / "out/inputs").glob("videos-*")
+    for spoil in (lambda: path.write_bytes(path.read_bytes()[:-1]), path.unlink):
+        spoil()
+        problems = problems_of(config, folder)
+        assert any("the list of the videos of videos-00000-" in problem for problem in problems), problems
+        assert any("its source cannot be read" in problem for problem in problems), problems
 
 
 # --- From the web, and elsewhere ---

@@ -407,6 +407,17 @@ def test_a_video_that_changes_its_size_in_the_middle(pool: DecoderPool) -> None:
     assert same(frames, next(iter(outcomes_with(DecoderHere(), data, options))))
 
 
+def test_frames_that_grow_beyond_a_window(pool: DecoderPool) -> None:
+    small, large = (rgb_frames(pattern(3, 1080, width), "yuv420p") for width in (1440, 1920))
+    options = {"codec": "mpeg2video", "container": "mpegts", "options": {"b": "20M"}}
+    data = encode(small, **options) + encode(large, **options)
+    asked = DecodeOptions(size=1080, crop="keep", factor=8)
+    (frames,) = outcomes_with(pool, data, asked)
+    widths = [frame.pixels_HWC.shape[1] for frame in frames]
+    assert widths == sorted(widths) and set(widths) == {1440, 1920}
+    assert same(frames, outcomes_with(DecoderHere(), data, asked)[0])
+
+
 def outcomes_with(decoder: Any, data: bytes, options: DecodeOptions) -> list[list[DecodedFrame]]:
     return [list(frames) for _, frames in decoder.decode([video(data)], options)]
 

@@ -4,6 +4,7 @@ Each case makes a video of known frames by PyAV, Pillow or bytes, and compares w
 """
 
 import io
+import struct
 import tempfile
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -385,6 +386,40 @@ def test_a_still_has_one_frame(format_: str) -> None:
         assert frame.flags == ("still",) and frame.seconds == 0 and psnr(frame.pixels_HWC, pattern(1)[0]) > 33
 
 
+def test_grey_of_sixteen_bits_keeps_its_levels() -> None:
+    levels = np.linspace(0, 65535, 64).astype(np.uint16)
+    for form in ("PNG", "TIFF"):
+        sink = io.BytesIO()
+        Image.fromarray(np.broadcast_to(levels, (64, 64)).copy()).save(sink, form)
+        (frame,) = decode(sink.getvalue())
+        found = frame.pixels_HWC[32].astype(int)
+        assert np.abs(found - (levels[:, None] / 257)).max() <= 1, form
+    sink = io.BytesIO()
+    Image.fromarray(np.full((64, 64), 0.5, np.float32)).save(sink, "TIFF")
+    with pytest.raises(SampleError, match=r"unreadable .*mode F, of which nothing says which value is white"):
+        decode(sink.getvalue())
+
+
+@pytest.mark.parametrize("form", ["TIFF", "MPO"])
+def test_pages_are_no_moments(form: str) -> None:
+    sink = io.BytesIO()
+    red, blue = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
+    red.save(sink, form, save_all=True, append_images=[blue])
+    (frame,) = decode(sink.getvalue())
+    assert "still" in frame.flags and frame.pixels_HWC[0, 0, 0] > 200
+
+
+def test_a_matrix_that_is_reserved_is_one_that_is_not_said() -> None:
+    frames = yuv_frames(pattern(2), "bt601", "limited", "yuv444p", tag=False)
+
+    def setup(stream: Any) -> None:
+        stream.codec_context.colorspace = 3
+
+    for frame in frames:
+        frame.colorspace = 3
+    assert worst(decode(encode(frames, setup=setup)), pattern(2)) > 45
+
+
 def test_a_still_is_turned_and_its_alpha_is_over_black() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned clockwise by 90 degrees
@@ -478,6 +513,40 @@ def test_a_span_before_the_cut_is_whole() -> None:
     for start, end in ((0.0, None), (2.0, 4.5), (4.0, 4.5)):
         with pytest.raises(SampleError, match="truncated"):
             decode(cut, start_seconds=start, end_seconds=end)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("matroska", "libx264"), ("webm", "libvpx-vp9"), ("flv", "libx264"), ("avi", "mpeg4"), ("mp4", "libx264")],
+)
+def test_a_file_that_is_cut_off_says_so(container: str, codec: str) -> None:
+    """However whole its last frame is: the header promised more."""
+    muxer = {"movflags": "faststart"} if container == "mp4" else {}
+    data = encode(rgb_frames(pattern(100), "yuv420p"), codec=codec, container=container, fps=25, muxer=muxer)
+    assert len(decode(data)) == 100
+    errors = []
+    for share in (0.5, 0.6, 0.8):
+        with pytest.raises(SampleError) as caught:
+            decode(data[: int(len(data) * share)])
+        errors.append(caught.value.error)
+    assert "truncated" in errors and set(errors) <= {"truncated", "unreadable"}
+
+
+@pytest.mark.parametrize(("shown_ms", "start_ticks"), [(None, 1.0), (1000, 1.0), (1000, 0.0)])
+def test_an_edit_list_leaves_frames_out_and_the_rest_is_whole(shown_ms: int | None, start_ticks: float) -> None:
+    options = {"g": "10", "bf": "0"}
+    data = encode(rgb_frames(pattern(60), "yuv420p"), codec="libx264", container="mp4", options=options)
+    box, header = data.index(b"elst"), data.index(b"mdhd")
+    ticks = struct.unpack(">I", data[header + 16 : header + 20])[0]
+    edited = bytearray(data)
+    if shown_ms is not None:
+        edited[box + 12 : box + 16] = struct.pack(">I", shown_ms)
+    edited[box + 16 : box + 20] = struct.pack(">i", int(ticks * start_ticks))
+    first, length = round(start_ticks * 10), 60 if shown_ms is None else shown_ms // 100
+    expected = pattern(60)[first : first + length]
+    frames = decode(bytes(edited))
+    assert abs(len(frames) - len(expected)) <= 1, "an edit ends within a frame"
+    assert worst(frames[: len(expected)], expected[: len(frames)]) > 34
 
 
 # --- Limits, filters and damage ---

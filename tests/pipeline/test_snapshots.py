@@ -60,7 +60,50 @@ def test_additions_are_part_of_the_snapshot_until_the_next_one(store: Store) -> 
     assert write_snapshot(store, [], last) is last, "nothing is new"
     store.put("_snapshots/00000002-0001.parquet", b"torn")
     with pytest.raises(ConfigError, match=r"00000002-0001\.parquet: is not a snapshot of ours"):
-        newest_snapshot(store)
+        newest_snapshot(store, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "left"),
+    [
+        ("00000002-0001", [1, 2, 3, 5]),  # 4 was added by it
+        ("00000002-0002", [1, 2, 3, 4]),
+        ("00000002", [1, 2, 3, 4, 5]),  # the one before it and its addition have all but nothing
+        ("00000001", [1, 2, 3, 4, 5]),
+    ],
+)
+@pytest.mark.parametrize("how", ["torn", "gone"])
+def test_what_cannot_be_read_is_made_up_for(
+    store: Store, spoilt: str, left: list[int], how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_snapshot(store, commits_of(1))
+    add_to_snapshot(store, commits_of(2, 3), newest_snapshot(store))
+    write_snapshot(store, [])
+    for number in (4, 5):
+        add_to_snapshot(store, commits_of(number), newest_snapshot(store))
+    path = f"_snapshots/{spoilt}.parquet"
+    store.put(path, b"torn") if how == "torn" else store.delete(path)
+    read = newest_snapshot(store)
+    assert list(read.commits()) == commits_of(*left)
+    assert (f"{path} cannot be read" in caplog.text) == (how == "torn" and spoilt != "00000001")
+    # Additions go on behind the last, whatever is missing, and the next snapshot is whole.
+    more = add_to_snapshot(store, commits_of(6), read)
+    assert list(more.commits()) == commits_of(*left, 6)
+    last = write_snapshot(store, commits_of(1, 2, 3, 4, 5, 6), more)
+    assert list(newest_snapshot(store, strict=True).commits()) == commits_of(1, 2, 3, 4, 5, 6) and last.is_whole
+
+
+def test_a_damaged_commit_of_another_ends_no_run(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    shards = [Shard(shard_id=commit["shard_id"], path="", size_bytes=1, etag=None) for commit in commits_of(1, 2)]
+    store.put(commit_path(shards[0].shard_id), json.dumps({"shard_id": shards[0].shard_id}).encode())
+    store.put(commit_path(shards[1].shard_id), json.dumps(commit_of(2)).encode())
+    keeper = _SnapshotKeeper(Dataset(store, {}), newest_snapshot(store))
+    keeper.add(commit_of(2))
+    keeper.complete(shards)
+    assert (
+        "no snapshot was written" in caplog.text
+        and "shard-00001.json: is not a commit of ours: it lacks" in caplog.text
+    )
 
 
 def test_of_two_drivers_each_adds_to_what_the_other_wrote(store: Store) -> None:

@@ -13,7 +13,6 @@ import pytest
 from pipeline.errors import ShardError
 from pipeline.input_config import InputConfig
 from pipeline.manifests import stand_in
-from pipeline.records import Shard, VideoRange
 from pipeline.storage import Store, open_store
 from pipeline.video_lists import list_videos, read_listed
 
@@ -46,37 +45,37 @@ def test_spans_of_a_video_stay_together_in_time(tmp_path: Path) -> None:
     assert other.files == lists.files and len(other.shards) == 1
 
 
-def test_a_list_larger_than_a_row_group_is_read_where_it_is_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [{"url": f"{n:05d}.mp4"} for n in range(10_000)]
+def test_a_long_list_is_several_files(tmp_path: Path) -> None:
+    """A worker reads one of them for a shard."""
+    rows = [{"url": f"{n:05d}.mp4"} for n in range(40_000)]
     lists = list_videos(manifest(tmp_path, rows, videos_per_shard=3000), {})
     store = stored(open_store(str(tmp_path / "out")), lists.files)
-    groups: list[int] = []
-    real = pq.ParquetFile.read_row_group
-    monkeypatch.setattr(
-        pq.ParquetFile,
-        "read_row_group",
-        lambda self, group, **options: groups.append(group) or real(self, group, **options),
-    )
     read = [[video.url for video in read_listed(store, shard)] for shard in lists.shards]
-    assert [len(urls) for urls in read] == [3000, 3000, 3000, 1000]
-    assert [url for urls in read for url in urls] == [f"{n:05d}.mp4" for n in range(10_000)]
-    assert groups == [0, 0, 1, 1, 2, 2]
+    assert [len(urls) for urls in read] == [3000] * 13 + [1000]
+    assert [url for urls in read for url in urls] == [f"{n:05d}.mp4" for n in range(40_000)]
+    assert [shard.videos and shard.videos.first for shard in lists.shards] == [
+        *(n * 3000 for n in range(6)),
+        *(n * 3000 for n in range(6)),
+        *(0, 3000),
+    ]
+    assert len(lists.files) == 3 and len({shard.shard_id for shard in lists.shards}) == 14
 
 
-def test_a_list_that_is_not_ours(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path))
-    shard = Shard(
-        shard_id="s", path=".", size_bytes=0, etag=None, videos=VideoRange(path="l.parquet", first=0, count=2)
-    )
-    store.put("l.parquet", b"torn")
-    with pytest.raises(ShardError, match=r"l\.parquet: is no list of videos of ours"):
-        read_listed(store, shard)
+def test_a_list_that_is_gone_or_another(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "out"))
     lists = list_videos(manifest(tmp_path, [{"url": "a.mp4"}]), {})
-    store.put("l.parquet", next(iter(lists.files.values())))
-    with pytest.raises(ShardError, match=r"l\.parquet: has 1 rows, s begins at 0 and ends at 2"):
+    ((path, data),) = lists.files.items()
+    (shard,) = lists.shards
+    with pytest.raises(ShardError, match=rf"{path}: the list of the videos of m-00000-[0-9a-f]+ is gone"):
         read_listed(store, shard)
+    for spoilt in (
+        b"torn",
+        data[:-1] + b"x",
+        next(iter(list_videos(manifest(tmp_path, [{"url": "b.mp4"}]), {}).files.values())),
+    ):
+        store.put(path, spoilt)
+        with pytest.raises(ShardError, match=r"is damaged"):
+            read_listed(store, shard)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +84,10 @@ def test_a_list_that_is_not_ours(tmp_path: Path) -> None:
         ("a/b.mp4", "a/b.mp4"),
         ("odd?name=1.mp4", "odd?name=1.mp4"),
         ("s3://bucket/a.mp4", "s3://bucket/a.mp4"),
+        ("s3://KEY:SECRET@bucket/a.mp4", "s3://bucket/a.mp4"),
+        ("ftp://user:pw@host/a.mp4", "ftp://host/a.mp4"),
+        ("abfs://container@account/a.mp4", "abfs://container@account/a.mp4"),
+        ("HTTPS://host/a.mp4?Signature=1", "HTTPS://host/a.mp4"),
         ("https://host/a.mp4", "https://host/a.mp4"),
         ("https://user:pass@host/a.mp4", "https://host/a.mp4"),
         ("https://host/a.mp4?X-Amz-Signature=1&X-Amz-Date=2", "https://host/a.mp4"),
