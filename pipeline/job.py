@@ -84,10 +84,14 @@ def prepare(plan: Plan, choose: Callable[[list[Shard]], Sequence[Shard]] | None 
     crash_point("dataset-described")
 
     def found(standing: list[Shard]) -> list[Shard]:
-        if standing and plan.standing is None:
+        if standing and plan.standing is None and not plan.lists:
             return []  # another first run froze its list before us
         if plan.lists and standing != (plan.standing or []):
-            return []  # somebody added videos meanwhile, which ours may be; the next --append looks again
+            # Somebody added videos meanwhile, which ours may be.
+            ours = {shard.shard_id for shard in plan.found} - {shard.shard_id for shard in standing}
+            if ours:
+                log.warning("another run added videos meanwhile; `vidtok tokenize --append` adds what is still missing")
+            return []
         known = {shard.shard_id for shard in standing}
         return [shard for shard in plan.found if shard.shard_id not in known]
 

@@ -22,6 +22,8 @@ __all__ = ["VideoFetcher", "read_listed_videos"]
 
 # Videos fetched at once, and the bytes that may wait for their decoder; one video alone may have more.
 _AHEAD, _AHEAD_BYTES = 4, 256 * 2**20
+# Stores that a person answers for: where one of them fails, the shard is tried again.
+_OUR_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "file"}
 # What a file system says of names that it cannot have.
 _NO_NAMES = {errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}
 
@@ -48,18 +50,19 @@ class VideoFetcher:
         """
         if listed.problem is not None:
             raise SampleError("read", "invalid", listed.problem)
-        store, path = self._place(listed)
-        is_web = {"http", "https"} & set(store.protocols)
+        url = self._url(listed)
+        is_ours = url.partition("://")[0] in _OUR_STORES if "://" in url else True
         try:
-            data = self._bytes(store, path, listed.size_bytes, is_web=bool(is_web))
+            store, path = self._place(url)
+            data = self._bytes(store, path, listed.size_bytes, is_web=store.is_web)
         except StorageError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_NAMES:
                 raise SampleError("read", "invalid", str(error)) from None
-            if not is_web:
+            if is_ours:
                 raise
             raise SampleError("read", "unreachable", str(error)) from None
-        except ValueError as error:  # of the libraries, for names that no store has
-            raise SampleError("read", "invalid", f"{redact_url(f'{store.root}/{path}')}: {error}") from None
+        except (ConfigError, ValueError) as error:  # nobody knows such a store, or the libraries such a name
+            raise SampleError("read", "invalid", f"{redact_url(url)}: {error}") from None
         if data is None:
             raise SampleError("read", "missing", f"{redact_url(f'{store.root}/{path}')}: there is no such object")
         return data
@@ -76,25 +79,23 @@ class VideoFetcher:
             raise SampleError("read", "limit", message)
         return data
 
-    def _place(self, listed: ListedVideo) -> tuple[Store, str]:
+    def _url(self, listed: ListedVideo) -> str:
         url = listed.url
         if listed.is_link:
             if (link := self._links.get(url)) is None:
-                raise ShardError(
-                    f"{url}: the manifest has no link for it any more; the dataset does not keep signatures"
-                )
+                raise ShardError(f"{url}: the manifest has no link for it any more; the dataset keeps no signatures")
             url = link
         if url.startswith("../"):  # beside or above the folder that all manifests lie in
             scheme, slashes, path = self._folder.rpartition("://")
             url = scheme + slashes + posixpath.normpath(posixpath.join(path, url))
+        return url
+
+    def _place(self, url: str) -> tuple[Store, str]:
         if "://" not in url and not url.startswith("/"):
             return self._root, url
         query = url.find("?") if "://" in url else -1
         folder, _, name = (url if query < 0 else url[:query]).rpartition("/")
-        try:
-            return open_store(folder or "/", self._options), name + (url[query:] if query >= 0 else "")
-        except (ConfigError, ValueError) as error:  # nobody knows such a store, or it is no URL
-            raise SampleError("read", "invalid", f"{redact_url(url)}: {error}") from None
+        return open_store(folder or "/", self._options), name + (url[query:] if query >= 0 else "")
 
     @cached_property
     def _links(self) -> dict[str, str]:

@@ -29,6 +29,7 @@ _ROWS_AT_ONCE = 10_000
 _COPIED_AT_ONCE = 2**24
 # No URL has control characters in it, and nothing opens a longer one.
 _LEGAL_URL = re.compile(r"[^\x00-\x1f\x7f]{1,4096}")
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _LINK = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 # Of a web address's query, what signs it: such a link is another one tomorrow.
 _SIGNING = re.compile(
@@ -149,7 +150,7 @@ def _checked(row: Mapping[str, Any] | str, columns: ColumnsConfig, where: str) -
         return ManifestRow(url="", key=where, start_seconds=None, end_seconds=None, text={}, problem=problem)
     names = [columns.url, columns.id, columns.caption, columns.start_seconds, columns.end_seconds]
     given, key, caption, start, end = (row.get(name) for name in names)
-    url = given.strip() if isinstance(given, str) else ""
+    url = _SCHEME.sub(lambda match: match[0].lower(), given.strip()) if isinstance(given, str) else ""
     problems = (
         [] if url and _LEGAL_URL.fullmatch(url) else [f"{columns.url} is {_said(given)}, expected a URL or a path"]
     )

@@ -20,6 +20,7 @@ _RULES = [
     (re.compile(r"[\w/+-]+:[^\s:@'\"/]+@(?=\w)"), ""),
     # A query; what is no assignment may be the ? of a pattern.
     (re.compile(r"\?[^\s'\"<>?]*=[^\s'\"<>]*"), ""),
+    (re.compile(r"%3F[^\s'\"<>]*%3D[^\s'\"<>]*", re.IGNORECASE), ""),  # the same, quoted
     (
         re.compile(r"\b(X-(?:Amz|Goog)-[\w-]+|Credential|Signature|sig|password|secret|token)=[^\s&'\",;]+", re.I),
         r"\1=...",

@@ -135,7 +135,7 @@ def find_files(source: InputConfig, options: Mapping[str, Any] | None = None) ->
         tried = ", ".join(redact_url(pattern) for pattern in source.patterns)
         wanted = ", ".join(suffixes[:8]) + (" ..." if len(suffixes) > 8 else "")
         raise ConfigError(f"{key}: nothing matches {tried} (expected {wanted} files)")
-    for path in found.files:
+    for path in found.files if source.kind != "videos" else ():  # no file is named by those
         if not path.isprintable():  # a name that is not UTF-8 comes with half surrogate pairs, which no column holds
             raise ConfigError(f"{key}: {path!a}: the name of a {noun} must be printable UTF-8")
     return found

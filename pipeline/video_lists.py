@@ -128,7 +128,11 @@ def _files(found: Found) -> Iterator[ListedVideo]:
     for path, info in sorted(found.files.items()):
         stem = path.rpartition(".")[0]
         beside = {name: f"{stem}.{name}" for name in sorted(TEXT_EXTENSIONS) if f"{stem}.{name}" in found.others}
-        yield ListedVideo(url=path, key=path, size_bytes=info.size_bytes, beside=beside)
+        name = path.encode("utf-8", "backslashreplace").decode()
+        problem = None if name == path else f"{name}: its name is not UTF-8"
+        yield ListedVideo(
+            url=name, key=name, size_bytes=info.size_bytes, beside={} if problem else beside, problem=problem
+        )
 
 
 def _listed(row: ManifestRow, manifest: str) -> ListedVideo:

@@ -11,13 +11,24 @@ import av.error
 import av.logging
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from pipeline.decoding.options import DecodeOptions
 from pipeline.errors import SampleError
 from pipeline.records import SourceInfo
 
-__all__ = ["check_size", "check_source", "duration_of", "ffmpeg_log", "opened_video", "rate_of", "said", "source_of"]
+__all__ = [
+    "alpha_codec",
+    "check_size",
+    "check_source",
+    "duration_of",
+    "ffmpeg_log",
+    "opened_video",
+    "rate_of",
+    "said",
+    "source_of",
+]
 
 # A "video" may be a playlist, which must not open the files or links that it names.
 _NO_FILES = {"protocol_whitelist": "none"}
@@ -84,6 +95,14 @@ def _choose(container: InputContainer, size_bytes: int) -> VideoStream:
     if stream.codec_context is None:
         raise SampleError("probe", "unreadable", f"{what} is in a codec that FFmpeg cannot decode")
     return stream
+
+
+def alpha_codec(name: str, options: DecodeOptions) -> VideoCodecContext:
+    """One of FFmpeg's decoders by its name, held to the same limits."""
+    codec = cast(VideoCodecContext, av.codec.Codec(name, "r").create())
+    codec.thread_count = options.threads
+    codec.options = {"max_pixels": str(options.max_pixels)}
+    return codec
 
 
 def rate_of(stream: VideoStream) -> Fraction:

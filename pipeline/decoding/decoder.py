@@ -22,7 +22,7 @@ __all__ = ["Decoder", "DecoderLost", "Decoders"]
 
 # So many videos, and a decoder is replaced: what FFmpeg's libraries lose on the way does not add up.
 _VIDEOS_OF_ONE = 200
-_LAST_WORDS_SECONDS = 10.0
+_LAST_WORDS_SECONDS, _FORK_SECONDS = 10.0, 60.0
 # Memory that a frame gives back is kept for the next one: to the kernel and back is a page fault every 4 KiB.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
@@ -161,7 +161,7 @@ class Decoders:
                 self._server = _ForkServer()
             try:
                 return self._server.fork(self._memory_bytes)
-            except ConnectionError:  # somebody ended it, and with it all its decoders
+            except (ConnectionError, TimeoutError):  # somebody ended it, and with it all its decoders
                 self._server.close()
                 self._server = None
         raise RuntimeError("the fork server of the decoders ends as soon as it is started")
@@ -201,15 +201,16 @@ class _ForkServer:
         self.close = weakref.finalize(self, _end, self._control, self._process)
 
     def fork(self, memory_bytes: int) -> Decoder:
-        """A new decoder; ConnectionError where the server is gone."""
+        """A new decoder; ConnectionError where the server is gone, TimeoutError where it hangs."""
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         status = Status.make()
         try:
+            self._control.settimeout(_FORK_SECONDS)
             with theirs:
                 send(self._control, {"memory_bytes": memory_bytes}, [theirs.fileno(), status.fd])
             while "forked" not in (message := self._next()):
                 self._ended[message["ended"]] = message["status"]
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             control.close()
             status.close()
             raise
@@ -222,7 +223,6 @@ class _ForkServer:
             while pid not in self._ended:
                 message = self._next()
                 self._ended[message["ended"]] = message["status"]
-            self._control.settimeout(None)
         return self._ended.pop(pid, None)
 
     def _next(self) -> dict[str, Any]:

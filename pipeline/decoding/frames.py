@@ -7,19 +7,17 @@ It runs in a decoder, a child process without torch; `executor.decoders: 0` runs
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from fractions import Fraction
 from typing import IO, Any
 
-import av.error
-import av.logging
 import numpy as np
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from pipeline.decoding.container import check_source, ffmpeg_log, said
+from pipeline.decoding.codec import Codec
+from pipeline.decoding.container import check_source, ffmpeg_log
 from pipeline.decoding.deinterlace import deinterlaced, is_interlaced
 from pipeline.decoding.hdr import TRANSFERS
 from pipeline.decoding.opened import OpenedVideo
@@ -35,9 +33,6 @@ __all__ = ["SAMPLER_VERSION", "decode_frames", "decode_spans"]
 
 # Enters the fingerprint. Raise it when the same job would take other frames or make other pixels of them.
 SAMPLER_VERSION = 3
-
-# Decoders that look anew at each packet whether frames that no other refers to are wanted.
-_SKIPPING_CODECS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"}
 
 
 def _fresh(shape: tuple[int, int, int]) -> Pixels:
@@ -142,18 +137,16 @@ class _Decoding:
     def __init__(self, video: OpenedVideo, options: DecodeOptions, on_progress: Callable[[], None], room: Room) -> None:
         self._video = video
         self._options = options
-        self._on_progress = on_progress
         self._room = room
         self._flags: dict[str, None] = {}  # in the order of their appearance
-        self._came_out = 0
-        self._said: list[tuple[int, str, str]] = []  # FFmpeg's log
+        self._codec = Codec(video, options, self._flags, on_progress)
 
     def frames(self) -> Iterator[DecodedFrame]:
         """Yields the frames to keep."""
         if self._options.threads > 1:
             yield from self._frames()
             return
-        with ffmpeg_log() as self._said:
+        with ffmpeg_log() as self._codec.said:
             yield from self._frames()
 
     def _frames(self) -> Iterator[DecodedFrame]:
@@ -180,32 +173,52 @@ class _Decoding:
                 flags=tuple(self._flags),
             )
         if number == 0:
-            what = f"{self._came_out} frames come out of {len(self._video.packets)} packets of {source.codec}"
+            what = f"{self._codec.came_out} frames come out of {len(self._video.packets)} packets of {source.codec}"
             raise SampleError("decode", "unreadable", f"{what}, and none is among those asked for")
 
     def _taken(self) -> Iterator[tuple[Fraction, VideoFrame]]:
         """The frames to keep, as decoded, and their times."""
-        timeline, rate, stream = self._video.timeline(), self._video.rate, self._video.stream
+        timeline, rate = self._video.timeline(), self._video.rate
+        last: Fraction | None = None
         # A deinterlacer looks at the frames around, so that none may be left out.
-        if not timeline.is_sure or is_interlaced(stream):
-            decoded = deinterlaced(self._decoded(self._video.all_packets(), {}), self._video.stream, self._flags)
-            yield from sampled(self._placed(decoded, timeline), self._options, rate)
-            return
+        if timeline.is_sure and not is_interlaced(self._video.stream):
+            chosen = self._chosen(timeline)
+            expected = iter(chosen)
+            for frame in self._decoded_for(chosen):
+                if frame.pts != next(expected):
+                    break  # in another order, or one did not come out: a key that is none, or damage
+                last = chosen[frame.pts]
+                yield last, frame
+            else:
+                if next(expected, None) is None:
+                    return
+        # All of it, in the order in which it comes out; from where the other way ended.
+        decoded = deinterlaced(self._codec.frames(self._video.all_packets(), {}), self._video.stream, self._flags)
+        for time, frame in sampled(self._placed(decoded, self._video.timeline()), self._options, rate):
+            if last is None or time > last:
+                yield time, frame
+
+    def _chosen(self, timeline: Timeline) -> dict[int, Fraction]:
+        """The times of the frames to keep, in their order, by those of their packets."""
         times = timeline.times()
-        if not times:
-            return
-        chosen = {pts: time for time, pts in sampled(times, self._options, rate)}
-        if not chosen:
+        chosen = {pts: time for time, pts in sampled(times, self._options, self._video.rate)}
+        if times and not chosen:
             asked = f"from {self._options.start_seconds or 0:g} s"
             message = f"no frame is in the span {asked}; the last one is at {float(times[-1][0]):g} s"
             raise SampleError("probe", "invalid", message)
+        return chosen
+
+    def _decoded_for(self, chosen: Mapping[int, Fraction]) -> Iterator[VideoFrame]:
+        """Those frames, without decoding more than they need."""
+        if not chosen:
+            return
         cares = plan_packets(self._video.packets, chosen)
         first = next(number for number, care in enumerate(cares) if care is not Care.DROP)
         last = max(number for number, care in enumerate(cares) if care is Care.DECODE)
         packets = self._video.packets_from(first, None if self._options.end_seconds is None else last)
         by_pts = {packet.pts: care for packet, care in zip(self._video.packets, cares, strict=True)}
-        decoded = deinterlaced(self._decoded(packets, by_pts), self._video.stream, self._flags)
-        yield from ((chosen[frame.pts], frame) for frame in decoded if frame.pts in chosen)
+        decoded = deinterlaced(self._codec.frames(packets, by_pts), self._video.stream, self._flags)
+        yield from (frame for frame in decoded if frame.pts in chosen)
 
     def _pixels(self, frame: VideoFrame, geometry: Geometry) -> Pixels:
         if frame.color_trc in TRANSFERS:
@@ -218,68 +231,6 @@ class _Decoding:
             self._flags |= timeline.flags
             if time is not None:
                 yield time, frame
-
-    def _decoded(
-        self, packets: "Iterable[Packet[VideoStream]]", cares: Mapping[int | None, Care]
-    ) -> Iterator[VideoFrame]:
-        """What the decoder gives, each frame whole; cares by the packets' times say what is left out."""
-        is_first, is_flushed = True, False
-        try:
-            for packet, care, is_behind_a_gap in self._cared(packets, cares):
-                context = self._video.stream.codec_context
-                if is_behind_a_gap and not is_first and not context.codec.intra_only:
-                    # As after a seek: the decoder gives what it holds, and must not look for what it did not get.
-                    yield from self._checked(context.decode(None))
-                    context.flush_buffers()
-                is_first, is_flushed = False, not packet.size
-                if context.name in _SKIPPING_CODECS:
-                    context.skip_frame = "NONREF" if care is Care.REFERENCE else "DEFAULT"
-                yield from self._checked(packet.decode())
-            if not is_flushed:  # the span ends before the video does
-                yield from self._checked(self._video.stream.codec_context.decode(None))
-        except av.error.FFmpegError as error:
-            if isinstance(error, av.error.MemoryError):
-                raise
-            message = f"decoding {self._video.source.codec} fails: {said(error)}"
-            raise SampleError("decode", "unreadable", message) from None
-
-    def _cared(
-        self, packets: "Iterable[Packet[VideoStream]]", cares: Mapping[int | None, Care]
-    ) -> "Iterator[tuple[Packet[VideoStream], Care, bool]]":
-        """The packets to decode, what is done with each, and whether it is the key behind groups that were dropped."""
-        gap = False
-        for packet in packets:
-            care = Care.DECODE
-            if packet.is_corrupt:
-                self._flags["damaged_packets"] = None
-            if packet.size:
-                care = cares.get(packet.pts, Care.DECODE)
-            if care is Care.DROP:
-                gap = True
-            else:
-                yield packet, care, gap and packet.is_keyframe  # not behind dropped frames that are shown before a key
-                gap = False
-
-    def _checked(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
-        for frame in frames:
-            self._check(frame)
-            yield frame
-
-    def _check(self, frame: VideoFrame) -> None:
-        self._on_progress()
-        self._came_out += 1
-        # FFmpeg makes do with what it has, and says so in its log alone.
-        if any(level <= av.logging.ERROR and name == self._video.source.codec for level, name, _ in self._said):
-            self._flags["decoder_errors"] = None
-        self._said.clear()
-        if self._came_out > self._options.max_frames:
-            raise SampleError("decode", "limit", f"more than {self._options.max_frames:,} frames come out")
-        if frame.is_corrupt:
-            raise SampleError(
-                "decode",
-                "unreadable",
-                f"frame {self._came_out} of those that {self._video.source.codec} gives is damaged",
-            )
 
 
 def _geometry(stream: VideoStream, frame: VideoFrame) -> Geometry:

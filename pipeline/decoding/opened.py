@@ -10,9 +10,10 @@ import av
 import av.error
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from pipeline.decoding.container import duration_of, ffmpeg_log, opened_video, rate_of, source_of
+from pipeline.decoding.container import alpha_codec, duration_of, ffmpeg_log, opened_video, rate_of, source_of
 from pipeline.decoding.options import DecodeOptions
 from pipeline.decoding.timing import PacketTimes, Timeline
 from pipeline.records import SourceInfo
@@ -25,6 +26,8 @@ _LISTING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2"}
 _TIMING_FORMATS = {"flv"}
 # What Matroska's demuxer says of a file that is cut off.
 _ENDED_EARLY = "File ended prematurely"
+# WebM keeps alpha beside the frames, which FFmpeg's own decoders leave aside.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Formats that hold each packet's time, so that it is the same behind a seek; others have FFmpeg count on from the last.
 _SEEKING_FORMATS = {"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 
@@ -62,6 +65,7 @@ class OpenedVideo:
         self._numbers: dict[int | None, int] = {}
         self._open = ExitStack()
         self._now: tuple[InputContainer, VideoStream] | None = None
+        self._alpha_codec: VideoCodecContext | None = None
         self._is_used = False  # packets came out of it since it was opened
 
     def survey(self) -> None:
@@ -73,18 +77,18 @@ class OpenedVideo:
         container, stream = self._opened()
         self.source, self.rate = source_of(stream), rate_of(stream)
         self.seconds = duration_of(container, stream)
-        end = Fraction(0)
+        end, name = Fraction(0), container.format.name
         with ffmpeg_log() as said:
             try:
-                for packet in container.demux():
+                # All streams where that is needed only: PyAV stumbles over those that turn up later.
+                for packet in container.demux() if name in _TIMING_FORMATS else container.demux(stream):
                     if packet.dts is not None and packet.time_base is not None:
                         end = max(end, (packet.dts + (packet.duration or 0)) * packet.time_base)
                     if packet.stream is stream and packet.size:  # the last, empty one only says that there are no more
                         times = PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
                         self.packets.append(times)
-            except av.error.FFmpegError:
+            except (av.error.FFmpegError, IndexError):
                 pass  # decoding meets it too, and says it
-        name = container.format.name
         self._can_seek = name in _SEEKING_FORMATS
         self._breaks_off = any(message.startswith(_ENDED_EARLY) for _, _, message in said)
         if name in _TIMING_FORMATS and container.duration:
@@ -121,7 +125,7 @@ class OpenedVideo:
             try:
                 for packet in container.demux(stream):
                     number += bool(packet.size)
-            except av.error.FFmpegError:
+            except (av.error.FFmpegError, IndexError):
                 pass  # as above
         return number < self.promised
 
@@ -139,6 +143,16 @@ class OpenedVideo:
     def stream(self) -> VideoStream:
         """The stream to decode, of the container as it is open now."""
         return self._opened()[1]
+
+    @property
+    def codec(self) -> VideoCodecContext:
+        """The decoder: FFmpeg's own, or the one that knows alpha, where the container says that there is some."""
+        stream = self.stream
+        if stream.metadata.get("alpha_mode") != "1" or stream.codec_context.name not in _ALPHA_DECODERS:
+            return stream.codec_context
+        if self._alpha_codec is None:
+            self._alpha_codec = alpha_codec(_ALPHA_DECODERS[stream.codec_context.name], self._options)
+        return self._alpha_codec
 
     def _opened(self) -> tuple[InputContainer, VideoStream]:
         if self._now is None:
@@ -178,6 +192,7 @@ class OpenedVideo:
         self._is_used = True
         try:
             container.seek(target, stream=stream)
+            self.codec.flush_buffers()
             packets = container.demux(stream)
             head = next(packets)
         except (av.error.FFmpegError, StopIteration):
@@ -188,4 +203,5 @@ class OpenedVideo:
     def close(self) -> None:
         """Closes the container."""
         self._open.close()
+        self._alpha_codec = None
         self._now = None

@@ -90,7 +90,7 @@ def _is_kept_whole(frame: VideoFrame, options: DecodeOptions, geometry: Geometry
     if frame.color_trc in TRANSFERS or geometry.turn != _UPRIGHT:
         return False
     size = (frame.height, frame.width)
-    scaled, _, kept = _layout(*size, geometry.aspect, options.size, options.crop, options.factor)
+    scaled, _, kept = _layout(*size, geometry.aspect, options.size, options.crop, options.factor, options.max_pixels)
     return size == scaled == kept and (options.crop != "pad" or size == (options.size, options.size))
 
 
@@ -137,7 +137,7 @@ def fit(pixels_HWC: Pixels, options: DecodeOptions, *, aspect: Fraction = Fracti
         aspect: width of one stored pixel divided by its height.
     """
     height, width, _ = pixels_HWC.shape
-    scaled, begin, kept = _layout(height, width, aspect, options.size, options.crop, options.factor)
+    scaled, begin, kept = _layout(height, width, aspect, options.size, options.crop, options.factor, options.max_pixels)
     inner = _resized(pixels_HWC, scaled, begin, kept)
     if options.crop != "pad":
         return inner
@@ -152,7 +152,7 @@ _Size = tuple[int, int]
 
 @lru_cache(maxsize=16)
 def _layout(
-    stored_height: int, stored_width: int, aspect: Fraction, size: int, crop: str, factor: int
+    stored_height: int, stored_width: int, aspect: Fraction, size: int, crop: str, factor: int, max_pixels: int
 ) -> tuple[_Size, _Size, _Size]:
     """The size to resize to, and where in that the part that is kept begins, and its size: (height, width) each."""
     height, width = Fraction(stored_height), stored_width * aspect
@@ -163,6 +163,11 @@ def _layout(
     shorter = min(height, width)
     scaled = (int(size * height / shorter), int(size * width / shorter))
     kept = (scaled[0] // factor * factor, scaled[1] // factor * factor) if crop == "keep" else (size, size)
+    if kept[0] * kept[1] > max_pixels:
+        message = (
+            f"{stored_width} x {stored_height} pixels become {kept[1]} x {kept[0]}, at most {max_pixels:,} are allowed"
+        )
+        raise SampleError("decode", "limit", message)
     return scaled, (round((scaled[0] - kept[0]) / 2), round((scaled[1] - kept[1]) / 2)), kept
 
 

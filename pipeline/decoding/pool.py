@@ -123,6 +123,7 @@ class _Task:
         self._attempt = 0  # at this span
         self._began = 0.0
         self._spans_begun = 0  # since then
+        self._waited = 0.0  # for its next message
         self._given = 0  # frames of this span that the worker has
         self._skip = 0  # of them, those that a second attempt has yet to give again
         self._duration = 0.0
@@ -136,7 +137,7 @@ class _Task:
         self._attempt += 1
         self._skip = self._given
         self._decoder = self._decoders.take(fresh=self._attempt > 1)
-        self._began = time.monotonic()
+        self._began, self._waited = time.monotonic(), 0.0
         self._spans_begun = 1
         request = {"options": self._options, "spans": list(self._spans), "size_bytes": self._size_bytes}
         self._decoder.begin(request, self._memory.fd)
@@ -178,7 +179,12 @@ class _Task:
         try:
             message = self._decoder.message(timeout)
             if message is None:
+                self._waited += timeout
+                if self._waited > self._limits.stall_seconds and self._decoder.status.is_blocked:
+                    # It says that it waits for us, and has all that it asked for.
+                    self._decoder.kill("timeout", f"no frame came for {self._limits.stall_seconds:g} s")
                 return
+            self._waited = 0.0
             yield from self._take(message)
         except DecoderLost as lost:
             self._decoder = None

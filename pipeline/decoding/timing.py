@@ -59,8 +59,8 @@ class Timeline:
         self._by_rank = iter(self._shown) if is_whole and is_unordered and rises else None
         self._first: Fraction | None = None
         self._last: Fraction | None = None
-        self._last_dts: int | None = None
         self._shift = Fraction(0)
+        self._later = _beginnings(packets)[1:]
 
     def times(self) -> list[tuple[Fraction, int]]:
         """Seconds from the first frame, and the packet's time, of each frame in the order in which they are shown."""
@@ -87,16 +87,34 @@ class Timeline:
                 self._first = absolute
             time = absolute - self._first + self._shift
         if self._last is not None and time <= self._last:
-            if self._last_dts is None or dts is None or dts > self._last_dts:
+            # Nearer to the last frame than to the first of a recording that was joined on?
+            beginning = (self._later[0] * self._base - (self._first or 0) + self._shift) if self._later else None
+            if beginning is None or abs(time - beginning) >= self._last - time:
                 # A frame shown after a later one.
                 self.flags["backward_times"] = None
                 return None
-            # The clock of decoding was set back too: another recording was joined on.
+            # The clock was set back.
+            self._later.pop(0)
             self.flags["joined_times"] = None
             self._shift += self._last + self._gap - time
             time = self._last + self._gap
-        self._last, self._last_dts = time, dts
+        self._last = time
         return time
+
+
+def _beginnings(packets: Sequence[PacketTimes]) -> list[int]:
+    """When the first frame of each recording is shown, of those that were joined: where the clock of decoding falls."""
+    recordings: list[list[int]] = [[]]
+    last: int | None = None
+    for packet in packets:
+        if packet.dts is not None:
+            if last is not None and packet.dts < last:
+                recordings.append([])
+            last = packet.dts
+        shown = packet.dts if packet.pts is None else packet.pts
+        if shown is not None:
+            recordings[-1].append(shown)
+    return [min(times) for times in recordings if times]
 
 
 def sampled(

@@ -14,6 +14,7 @@ from fsspec.utils import get_protocol
 
 from pipeline.errors import ConfigError, StorageError
 from pipeline.secrets import redact_url
+from pipeline.storage.faults import describe, store_faults
 from pipeline.storage.store import RETRY_SECONDS, Store
 from pipeline.storage.writes import HAVE_CONDITION
 
@@ -68,6 +69,7 @@ def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
 
     Raises:
         ConfigError: the protocol is unknown, its package is not installed, or the endpoint is no URL.
+        StorageError: it wants a connection at once, and there is none.
     """
     url = absolute_url(root)
     given = {name: value for name, value in (options or {}).items() if value is not None}
@@ -75,6 +77,8 @@ def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
         filesystem, path = url_to_fs(url, **_filesystem_options(url, given))
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{redact_url(url)}: this store cannot be opened: {error}") from None
+    except store_faults() as error:  # of those that connect at once, as ftp
+        raise StorageError(describe(error, "open", url)) from error
     if hasattr(filesystem, "call_s3"):
         filesystem.retries = 1  # tried again here, where it is counted and bounded
     return Store(

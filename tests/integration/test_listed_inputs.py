@@ -115,6 +115,18 @@ def test_patterns_name_video_files(folder: Path, tmp_path: Path, pattern: str, k
     assert beside.get("a.mp4", [("txt", "a.txt")]) == [("txt", "a.txt")]
 
 
+def test_files_of_any_name(folder: Path, tmp_path: Path) -> None:
+    for name in (b"caf\xe9.mp4", b"new\nline.mp4", "\u65e5\u672c #1?.mp4".encode(), b"a [b].mp4"):
+        Path(os.fsdecode(bytes(folder) + b"/odd/" + name)).parent.mkdir(exist_ok=True)
+        Path(os.fsdecode(bytes(folder) + b"/odd/" + name)).write_bytes(SHORT)
+    config = job_of({"videos": f"{folder}/odd"}, tmp_path / "out")
+    assert not run_job(config).failures
+    keys = {key for (key,) in rows_of(config, "source_key")}
+    assert keys == {"new\nline.mp4", "\u65e5\u672c #1?.mp4", "a [b].mp4"}
+    assert rejects_of(config) == {"caf\\udce9.mp4": "invalid"}
+    assert problems_of(config, folder) == []
+
+
 def test_a_pattern_that_names_no_video(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"input\.videos: nothing matches .*notes\.txt"):
         make_plan(job_of({"videos": f"{folder}/notes.txt"}, tmp_path / "out"))
@@ -368,13 +380,14 @@ def test_videos_of_the_web(folder: Path, tmp_path: Path) -> None:
         def write(signature: str) -> None:
             rows = [
                 {"url": f"{host}/deep/b.mp4", "start_seconds": 1, "end_seconds": 2},
-                {"url": f"{host}/deep/b.mp4", "start_seconds": 4, "end_seconds": 5.5},
+                {"url": f"{host.upper()}/deep/b.mp4", "start_seconds": 4, "end_seconds": 5.5},
                 {"url": f"{host}/signed.mp4?X-Amz-Date=1&Signature={signature}"},
                 {"url": f"{host}/v?id=a&sig={signature}"},
                 {"url": f"{host}/v?id=torn&sig={signature}"},
                 {"url": f"{host}/none.mp4"},
                 {"url": f"{host}/busy.mp4"},
                 {"url": "http://127.0.0.1:9/dead.mp4"},
+                {"url": "ftp://127.0.0.1:9/dead.mp4"},
             ]
             (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
@@ -390,6 +403,7 @@ def test_videos_of_the_web(folder: Path, tmp_path: Path) -> None:
             "/none.mp4": "missing",
             "/busy.mp4": "unreachable",
             "http://127.0.0.1:9/dead.mp4": "unreachable",
+            "ftp://127.0.0.1:9/dead.mp4": "unreachable",
         }
         keys = [key.removeprefix(host) for (key,) in rows_of(config, "source_key")]
         assert keys[:2] == ["/deep/b.mp4#t=1,2", "/deep/b.mp4#t=4,5.5"]
@@ -400,7 +414,7 @@ def test_videos_of_the_web(folder: Path, tmp_path: Path) -> None:
 
         write("right")
         _, count = retry_rejects(config, ["unreachable"], lambda _: None)
-        assert count == 3
+        assert count == 4
         assert (f"{host}/signed.mp4",) in rows_of(config, "source_key")
         assert problems_of(config, tmp_path) == []
         secrets = [b"Signature=", b"sig=", b"X-Amz-Date"]
@@ -429,6 +443,16 @@ def test_a_manifest_on_s3_names_videos_beside_it_and_elsewhere(
     assert sorted({key for (key,) in rows_of(config, "source_key")}) == [
         *("../a.mp4", "b.mp4", f"s3://{bucket}/else/c.mp4")
     ]
+
+
+def test_the_loser_of_a_race_says_what_it_did_not_add(folder: Path, tmp_path: Path, caplog: Any) -> None:
+    config = job_of({"videos": f"{folder}/a.mp4"}, tmp_path / "out")
+    more = job_of({"videos": f"{folder}/*.mp4"}, tmp_path / "out")
+    late = make_plan(more)  # found more, and comes second
+    run_job(config)
+    assert len(prepare(late)) == 1 and "another run added videos meanwhile; `vidtok tokenize --append`" in caplog.text
+    assert len(run_job(more, append=True).commits) == 1
+    assert problems_of(more, folder) == []
 
 
 def test_members_over_the_limit_are_not_fetched(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ import pytest
 
 from pipeline.clips import cut_clips
 from pipeline.config import ClipsConfig
+from pipeline.decoding.decoder import Decoder, Decoders
 from pipeline.decoding.here import DecoderHere
 from pipeline.decoding.options import DecodeOptions
 from pipeline.decoding.pool import DecoderLimits, DecoderPool
@@ -385,6 +386,37 @@ def test_frames_that_are_kept_stay_as_they_are(pool: DecoderPool) -> None:
     for _, frames in pool.decode([video(long)] * 4, options):
         assert same(list(frames), here)
     assert [len(decoder._windows._slabs) for decoder in decoders] == windows, "and used again"
+
+
+def test_a_decoder_that_stops_while_it_waits_is_ended(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that it waits for the worker, which has given it all that it asked for."""
+    long = make_video(gradient_frames(400, 256, 256))
+    options = DecodeOptions(size=256)
+    taken: list[Decoder] = []
+    real = Decoders.take
+    monkeypatch.setattr(Decoders, "take", lambda self, fresh: taken.append(real(self, fresh=fresh)) or taken[-1])
+    given = pool.decode([video(long)], options)
+    _, frames = next(given)
+    first = next(frames)
+    (decoder,) = taken
+    ends = time.monotonic() + 30
+    while not decoder.status.is_blocked and time.monotonic() < ends:
+        time.sleep(0.01)
+    os.kill(decoder.pid, signal.SIGSTOP)
+    rest = list(frames)
+    assert first.seconds == 0 and len(rest) == 399 and len(taken) == 2, "another one went on where it stopped"
+
+
+def test_a_fork_server_that_stops_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.decoding.decoder._FORK_SECONDS", 1.0)
+    monkeypatch.setattr("pipeline.decoding.decoder._LAST_WORDS_SECONDS", 0.5)
+    with closing(DecoderPool(1, LIMITS)) as pool:
+        assert len(outcomes(pool, [video(GOOD)])[0]) == 20
+        server = pool._decoders._server
+        assert server is not None
+        os.kill(server._process.pid, signal.SIGSTOP)
+        os.kill(pool._decoders._free[0].pid, signal.SIGKILL)
+        assert [len(found) for found in outcomes(pool, [video(GOOD), video(GOOD)])] == [20, 20]
 
 
 def test_a_video_that_changes_its_size_in_the_middle(pool: DecoderPool) -> None:

@@ -281,6 +281,24 @@ def test_alpha_is_over_black(pix_fmt: str) -> None:
     assert worst(decode(encode(planes)), expected) > 40
 
 
+@pytest.mark.parametrize(("codec", "name"), [("libvpx-vp9", "vp9"), ("libvpx", "vp8")])
+def test_alpha_that_webm_keeps_beside_the_frames(codec: str, name: str) -> None:
+    shown = pattern()
+    alpha = np.broadcast_to(np.repeat([0, 255], 32).astype(np.uint8)[None, None, :, None], (6, 64, 64, 1))
+    planes = [
+        av.VideoFrame.from_ndarray(frame, "rgba").reformat(format="gbrap").reformat(format="yuva420p", threads=1)
+        for frame in np.concatenate([shown, alpha], axis=-1)
+    ]
+    options = {"auto-alt-ref": "0", "crf": "4", "b": "4M"}
+    data = encode(planes, codec=codec, container="webm", options=options)
+    frames = decode(data)
+    assert worst(frames, (shown * (alpha / 255)).round().astype(np.uint8)) > 28 and frames[0].source.codec == name
+    assert frames[0].pixels_HWC[:, :28].max() <= 4
+    late = decode(data, start_seconds=0.3)
+    assert [frame.seconds for frame in late] == pytest.approx([0.3, 0.4, 0.5]), "behind a seek too"
+    assert all(np.array_equal(a.pixels_HWC, b.pixels_HWC) for a, b in zip(late, frames[3:], strict=True))
+
+
 @pytest.mark.parametrize("width", [64, 66, 68, 98, 130, 132])
 def test_alpha_of_any_width_has_all_its_columns(width: int) -> None:
     """FFmpeg 8 leaves the last ones as they were in memory, where it makes RGBA of 4:2:0 of some widths."""
@@ -488,6 +506,55 @@ def test_recordings_that_were_joined_follow_each_other() -> None:
     assert frames[0].flags == () and frames[-1].flags == ("damaged_packets", "joined_times"), "its counters break too"
 
 
+@pytest.mark.parametrize("container", ["mpegts", "mpeg", "matroska"])
+@pytest.mark.parametrize(("codec", "options"), [("mpeg2video", {"bf": "2"}), ("libx264", {"bf": "3"}), ("mpeg4", {})])
+def test_joined_recordings_of_decoders_that_hold_frames_back(
+    container: str, codec: str, options: dict[str, str]
+) -> None:
+    """The last frames of the first come out when packets of the second go in."""
+    if (container, codec) == ("mpeg", "libx264"):
+        pytest.skip("FFmpeg gives no times there")
+    one = encode(rgb_frames(pattern(25), "yuv420p"), codec=codec, container=container, fps=25, options=options)
+    frames = decode(one + one)
+    seconds = [frame.seconds for frame in frames]
+    assert len(frames) >= 48 and seconds == sorted(set(seconds)), "MPEG-PS says some times of two frames"
+    assert "joined_times" in frames[-1].flags
+    assert worst([frames[-1]], pattern(25)[-1:]) > 28
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_keys_that_are_none_cost_no_frame(container: str) -> None:
+    """A recovery point is marked as a key, and the frames right behind it need those before."""
+    options = {"g": "12", "x264-params": "intra-refresh=1"}
+    data = encode(rgb_frames(pattern(60), "yuv420p"), codec="libx264", container=container, fps=10, options=options)
+    whole = {frame.seconds: frame.pixels_HWC for frame in decode(data)}
+    assert len(whole) == 60
+    for asked in ({"fps": 1.0}, {"every": 13}, {"start_seconds": 1.0, "end_seconds": 3.0}, {"start_seconds": 1.3}):
+        frames = decode(data, **asked)
+        wanted = {"fps": 6, "every": 5}.get(next(iter(asked)), 20 if "end_seconds" in asked else 47)
+        assert len(frames) == wanted, asked
+        assert all(np.array_equal(frame.pixels_HWC, whole[frame.seconds]) for frame in frames)
+
+
+def test_times_that_damage_garbled_stay_in_order() -> None:
+    data = bytearray(make_video(gradient_frames(60)))
+    clean = decode(bytes(data), size=32)
+    box = data.index(b"stts")
+    found = 0
+    for offset in range(box + 12, box + 20):
+        for bit in range(8):
+            spoilt = bytearray(data)
+            spoilt[offset] ^= 1 << bit
+            try:
+                frames = decode(bytes(spoilt), size=32)
+            except SampleError:
+                continue
+            seconds = [frame.seconds for frame in frames]
+            assert seconds == sorted(set(seconds))
+            found += 1
+    assert found and len(clean) == 60
+
+
 def test_a_span_is_cut_out() -> None:
     data = make_video(gradient_frames(20))
     frames = decode(data, size=32, start_seconds=0.5, end_seconds=1.2)
@@ -552,6 +619,13 @@ def test_an_edit_list_leaves_frames_out_and_the_rest_is_whole(shown_ms: int | No
 # --- Limits, filters and damage ---
 
 HALF = make_video(gradient_frames(40))
+
+
+def test_a_shape_that_would_grow_beyond_the_limit_is_one() -> None:
+    data = encode(rgb_frames(pattern(2, 2000, 2), "bgr0"))
+    with pytest.raises(SampleError, match=r"limit .*2 x 2000 pixels become 64 x 64000, at most 1,000,000 are allowed"):
+        decode(data, crop="keep", max_pixels=1_000_000)
+    assert len(decode(data, max_pixels=1_000_000)) == 2
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.decoding import frames as module
+from pipeline.decoding import codec as module
 from pipeline.decoding.frames import decode_frames
 from pipeline.decoding.options import DecodeOptions
 from pipeline.decoding.skipping import Care, plan_packets
@@ -55,14 +55,14 @@ def assert_the_same(data: bytes, monkeypatch: pytest.MonkeyPatch, **options: Any
     """With skipping and without; returns how many frames came out of the decoder in each way."""
     asked = DecodeOptions(size=48, **options)
     came: list[int] = []
-    real = module._Decoding._check
+    real = module.Codec._check
 
     def count(self: Any, frame: av.VideoFrame) -> None:
         came[-1] += 1
         real(self, frame)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Decoding, "_check", count)
+        patch.setattr(module.Codec, "_check", count)
         came.append(0)
         ours = decode(data, asked)
         patch.setattr(Timeline, "is_sure", property(lambda _: False, lambda *_: None), raising=False)
