@@ -118,7 +118,7 @@ class Video:
         data: the encoded video; empty where it could not be read.
         reject: set where reading it failed.
         end: the place after its sample, or None where more videos of the same sample follow.
-        span: the seconds on the video's own clock between which it is wanted; None: from its beginning, to its end.
+        span: the seconds from the video's first frame between which it is wanted; None: from its beginning, to its end.
         spans_left: how many of the videos that follow are other spans of the same data.
     """
 

@@ -55,7 +55,7 @@ class ListedVideo:
         key: names it.
         occurrence: how many of the same key came before it in the manifest, or among the files.
         size_bytes: as listed, or None.
-        start_seconds: where the span begins on the video's own clock, or None.
+        start_seconds: where the span begins, from the video's first frame, or None.
         end_seconds: where it ends, or None.
         text: caption and metadata by extension.
         beside: paths of text files that belong to it, by extension.

@@ -12,7 +12,6 @@ import resource
 import select
 import signal
 import socket
-import sys
 import traceback
 from typing import NoReturn
 
@@ -82,7 +81,3 @@ def _be_decoder(parent: int, worker: socket.socket, fds: list[int], memory_bytes
         traceback.print_exc()  # nobody above would say it
     finally:
         os._exit(code)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

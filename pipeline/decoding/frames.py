@@ -115,7 +115,9 @@ def _picture(file: IO[bytes], options: DecodeOptions) -> Iterator[DecodedFrame]:
     frames = (
         (Fraction(at), (duration, source, pixels)) for at, duration, source, pixels in picture_frames(file, options)
     )
+    number = 0
     for at, (duration, source, pixels) in sampled(frames, options, Fraction(0)):
+        number += 1
         flags = ["upscaled"] if _is_small(source, options) else []
         yield DecodedFrame(
             pixels_HWC=fit(pixels, options),
@@ -124,6 +126,8 @@ def _picture(file: IO[bytes], options: DecodeOptions) -> Iterator[DecodedFrame]:
             source=source,
             flags=(*flags, "still") if duration == 0 else tuple(flags),
         )
+    if number == 0:
+        raise SampleError("probe", "invalid", f"no frame is in the span from {options.start_seconds or 0:g} s")
 
 
 def _is_small(source: SourceInfo, options: DecodeOptions) -> bool:
@@ -212,7 +216,7 @@ class _Decoding:
         """Those frames, without decoding more than they need."""
         if not chosen:
             return
-        cares = plan_packets(self._video.packets, chosen)
+        cares = plan_packets(self._video.trusted_packets(), chosen)
         first = next(number for number, care in enumerate(cares) if care is not Care.DROP)
         last = max(number for number, care in enumerate(cares) if care is Care.DECODE)
         packets = self._video.packets_from(first, None if self._options.end_seconds is None else last)

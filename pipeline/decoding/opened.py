@@ -1,5 +1,6 @@
 """A video that is opened once: surveyed without decoding, then demuxed from wherever a span begins."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -61,7 +62,7 @@ class OpenedVideo:
         self._file = file
         self._size_bytes = size_bytes
         self._options = options
-        self._breaks_off = self._can_seek = False
+        self._breaks_off = self._can_seek = self._has_times = False
         self._numbers: dict[int | None, int] = {}
         self._open = ExitStack()
         self._now: tuple[InputContainer, VideoStream] | None = None
@@ -90,6 +91,7 @@ class OpenedVideo:
             except (av.error.FFmpegError, IndexError):
                 pass  # decoding meets it too, and says it
         self._can_seek = name in _SEEKING_FORMATS
+        self._has_times = name != "avi"
         self._breaks_off = any(message.startswith(_ENDED_EARLY) for _, _, message in said)
         if name in _TIMING_FORMATS and container.duration:
             promised = container.duration / av.time_base
@@ -137,7 +139,14 @@ class OpenedVideo:
     def timeline(self) -> Timeline:
         """The times of its frames, none placed yet."""
         reorders = bool(self.stream.codec_context.has_b_frames)
-        return Timeline(self.packets, self.stream.time_base or Fraction(1), self.rate, reorders=reorders)
+        base = self.stream.time_base or Fraction(1)
+        return Timeline(self.packets, base, self.rate, reorders=reorders, has_times=self._has_times)
+
+    def trusted_packets(self) -> list[PacketTimes]:
+        """Its packets; where all are called keys, as by containers that do not know, only the first is one."""
+        if self.stream.codec_context.codec.intra_only or not all(packet.is_key for packet in self.packets):
+            return self.packets
+        return [dataclasses.replace(packet, is_key=number == 0) for number, packet in enumerate(self.packets)]
 
     @property
     def stream(self) -> VideoStream:

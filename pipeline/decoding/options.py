@@ -15,7 +15,7 @@ class DecodeOptions:
         size: pixels of the result's shorter side (of its longer one, with `crop: pad`).
         crop: center (the middle square), pad (the whole, on a black square) or keep (the whole, cropped to `factor`).
         factor: of what the sides are multiples, with `crop: keep`.
-        start_seconds: frames from this time on, on the video's own clock; None: from its first.
+        start_seconds: frames from this time on, counted from the video's first frame; None: from that.
         end_seconds: frames before this time; None: to its last.
         max_pixels: of a frame.
         max_seconds: of the video, by its container, and of the frames that are taken.

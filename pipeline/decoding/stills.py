@@ -41,22 +41,41 @@ def picture_frames(file: IO[bytes], options: DecodeOptions) -> Iterator[tuple[fl
             count = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
             if count > options.max_frames:
                 raise SampleError("probe", "limit", f"{count:,} frames, at most {options.max_frames:,} are allowed")
+            is_filtered = options.min_seconds is not None or options.longest_seconds is not None
+            total = _seconds(image, count) if count > 1 and is_filtered else None
             for number in range(count):
-                image.seek(number)
-                image.load()
-                stage = "decode"
-                duration = 0.0 if count == 1 else image.info.get("duration", 0) / 1000 or _UNSAID_SECONDS
+                shown = _load(image, number)
+                duration, stage = (shown if count > 1 else 0.0), "decode"
+                if seconds > options.max_seconds:
+                    raise SampleError(
+                        "decode", "limit", f"a frame at {seconds:,.1f} s is beyond {options.max_seconds:,.1f} s"
+                    )
                 if number == 0:
                     fps = 1 / duration if duration else 0.0
                     source = SourceInfo(
                         width=image.width, height=image.height, fps=fps, codec=str(image.format).lower()
                     )
-                    check_source(source, None, options)
+                    check_source(source, total, options)
                 upright = ImageOps.exif_transpose(image) if count == 1 else image
                 yield seconds, duration, source, over_black(np.asarray(_eight_bits(upright).convert("RGBA")))
                 seconds += duration
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise SampleError(stage, "unreadable", f"a picture that cannot be read: {error}") from None
+
+
+def _seconds(image: Image.Image, count: int) -> float:
+    """For how long all frames together are shown."""
+    total = 0.0
+    for number in range(count):
+        total += _load(image, number)
+    return total
+
+
+def _load(image: Image.Image, number: int) -> float:
+    """Goes to a frame; the seconds for which it is shown."""
+    image.seek(number)
+    image.load()
+    return image.info.get("duration", 0) / 1000 or _UNSAID_SECONDS
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

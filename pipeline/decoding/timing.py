@@ -1,7 +1,7 @@
 """When frames are shown, and which of them are taken.
 
-A frame's time is its own presentation time. It is changed in two cases only, and then the frames are flagged: where a
-container lacks or garbles them.
+A frame's time is its own presentation time. It is changed in three cases only, and then the frames are flagged: where a
+container lacks it, where it has those of decoding in place of it, and where recordings were joined.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,7 +36,15 @@ class Timeline:
             before they are decoded.
     """
 
-    def __init__(self, packets: Sequence[PacketTimes], time_base: Fraction, rate: Fraction, *, reorders: bool) -> None:
+    def __init__(
+        self,
+        packets: Sequence[PacketTimes],
+        time_base: Fraction,
+        rate: Fraction,
+        *,
+        reorders: bool,
+        has_times: bool = True,
+    ) -> None:
         """Takes what demuxing alone tells.
 
         Args:
@@ -44,6 +52,7 @@ class Timeline:
             time_base: seconds of a unit.
             rate: frames a second by the container, or 0.
             reorders: whether the codec may show frames in another order than it decodes them.
+            has_times: whether the container has times of presentation at all (AVI counts packets).
         """
         self.flags: dict[str, None] = {}
         self._base = time_base
@@ -52,7 +61,8 @@ class Timeline:
         decoded = [packet.dts for packet in packets if packet.dts is not None]
         is_whole = len(shown) == sum(not packet.is_discarded for packet in packets) and len(set(shown)) == len(shown)
         # A muxer that knew no presentation times wrote those of decoding: each right, and with the wrong frame.
-        is_unordered = reorders and len(packets) > 1 and all(packet.pts == packet.dts for packet in packets)
+        is_made_up = not has_times or all(packet.pts == packet.dts for packet in packets)
+        is_unordered = reorders and len(packets) > 1 and is_made_up
         rises = all(left < right for left, right in pairwise(decoded))
         self.is_sure = is_whole and rises and not is_unordered
         self._shown = sorted(shown)

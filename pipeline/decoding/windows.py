@@ -124,7 +124,7 @@ class GrantedWindows:
             while not self._free:
                 self._wait()
             count = min(_FRAMES_AT_MOST, self._size_bytes // math.prod(shape))
-            self._window = self._slabs[self._free[0]].window(0, (count, *shape))
+            self._window = self._slabs[self._free[0]].array((count, *shape))
         room: npt.NDArray[np.uint8] = self._window[len(self._frames)]
         return room
 

@@ -5,6 +5,7 @@ Nothing here is named in a file system, so nothing is left behind by a process t
 
 import contextlib
 import json
+import math
 import mmap
 import os
 import socket
@@ -50,10 +51,9 @@ class Slab:
         self.size_bytes = size_bytes
         self.memory = mmap.mmap(fd, size_bytes, flags)
 
-    def window(self, number: int, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
-        """The `number`-th of equal windows, as an array of bytes of this shape: a view."""
-        size = int(np.prod(shape))
-        return np.frombuffer(self.memory, np.uint8, size, number * size).reshape(shape)
+    def array(self, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Its beginning as an array of bytes of this shape: a view."""
+        return np.frombuffer(self.memory, np.uint8, math.prod(shape)).reshape(shape)
 
     def close(self) -> None:
         """Gives the memory back, here."""

@@ -3,9 +3,11 @@
 Each case makes a video of known frames by PyAV, Pillow or bytes, and compares what comes out with those frames.
 """
 
+import dataclasses
 import io
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -313,7 +315,7 @@ def test_alpha_of_any_width_has_all_its_columns(width: int) -> None:
 
 def test_interlaced_video_is_deinterlaced_and_flagged() -> None:
     """Two moments woven into each frame: what comes out has no comb."""
-    moments = np.roll(np.broadcast_to(pattern(1, 64, 64), (16, 64, 64, 3)), 0, axis=2).copy()
+    moments = np.broadcast_to(pattern(1, 64, 64), (16, 64, 64, 3)).copy()
     for number in range(16):
         moments[number, :, 3 * number : 3 * number + 12] = (250, 250, 250)
     woven = moments[::2].copy()
@@ -329,6 +331,15 @@ def test_interlaced_video_is_deinterlaced_and_flagged() -> None:
 
     assert max(combs(frame.pixels_HWC) for frame in frames[1:-1]) < 0.35 * min(combs(frame) for frame in woven[1:-1])
     assert all(not frame.flags for frame in decode(encode(rgb_frames(moments, "yuv420p"), codec="libx264")))
+    # And what does not move is as it was.
+    still = slice(60, None)
+    assert (
+        worst(
+            [dataclasses.replace(frame, pixels_HWC=frame.pixels_HWC[:, still]) for frame in frames[1:-1]],
+            moments[2:-2:2, :, still],
+        )
+        > 36
+    )
 
 
 # --- Containers: streams, covers, pictures ---
@@ -536,6 +547,39 @@ def test_keys_that_are_none_cost_no_frame(container: str) -> None:
         assert all(np.array_equal(frame.pixels_HWC, whole[frame.seconds]) for frame in frames)
 
 
+@pytest.mark.parametrize(("codec", "container"), [("mpeg4", "avi"), ("mpeg4", "mp4"), ("libx264", "mp4")])
+def test_packets_that_are_all_called_keys_are_none(codec: str, container: str) -> None:
+    """As without an index; what is taken is not decoded without what it refers to."""
+    data = bytearray(encode(rgb_frames(pattern(60), "yuv420p"), codec=codec, container=container, fps=25))
+    if container == "mp4":
+        box = data.index(b"stss")
+        data[box : box + 4] = b"free"
+    else:
+        del data[data.rindex(b"idx1") :]
+    whole = {frame.seconds: frame.pixels_HWC for frame in decode(bytes(data))}
+    for asked, count in (({"every": 2}, 30), ({"fps": 1.0}, 3), ({"start_seconds": 1.0, "end_seconds": 2.0}, 25)):
+        frames = decode(bytes(data), **asked)
+        assert len(frames) == count
+        assert all(np.array_equal(frame.pixels_HWC, whole[frame.seconds]) for frame in frames), asked
+
+
+def test_avi_knows_no_times_and_loses_no_frame() -> None:
+    data = encode(rgb_frames(pattern(50), "yuv420p"), codec="libx264", container="avi", fps=25, options={"bf": "3"})
+    frames = decode(data)
+    assert [frame.seconds for frame in frames] == pytest.approx([number / 25 for number in range(50)])
+    assert worst(frames, pattern(50)) > 30
+
+
+def test_limits_and_spans_of_animations() -> None:
+    data = animated("GIF", pattern(6), [100] * 6)
+    assert len(decode(data)) == 6 and len(decode(data, start_seconds=0.2, end_seconds=0.5)) == 3
+    for asked, error in (({"max_seconds": 0.3}, "limit"), ({"min_seconds": 5.0}, "filtered")):
+        with pytest.raises(SampleError, match=error):
+            decode(data, **asked)
+    with pytest.raises(SampleError, match=r"invalid .*no frame is in the span from 9 s"):
+        decode(animated("PNG", pattern(1), [0]), start_seconds=9.0)
+
+
 def test_times_that_damage_garbled_stay_in_order() -> None:
     data = bytearray(make_video(gradient_frames(60)))
     clean = decode(bytes(data), size=32)
@@ -655,6 +699,7 @@ def huge(format_: str) -> bytes:
     if format_ == "png":
         data = bytearray(animated("PNG", pattern(1), [0]))
         data[16:24] = (60_000).to_bytes(4, "big") * 2
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
         return bytes(data)
     data = bytearray(encode(rgb_frames(pattern(1), "yuv420p"), codec="rawvideo", container="avi"))
     at = data.index(b"strf") + 8 + 4
@@ -662,14 +707,14 @@ def huge(format_: str) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("format_", ["png", "avi"])
-def test_a_header_that_claims_too_much_costs_nothing(format_: str) -> None:
+@pytest.mark.parametrize(("format_", "error"), [("png", "limit"), ("avi", "unreadable")])
+def test_a_header_that_claims_too_much_costs_nothing(format_: str, error: str) -> None:
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(SampleError) as caught:
         decode(huge(format_), max_pixels=2**26)
-    assert caught.value.error in ("limit", "unreadable"), caught.value
+    assert caught.value.error == error, caught.value
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kilobytes"
 
 
