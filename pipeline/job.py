@@ -1,5 +1,6 @@
 """A job from its plan to its end: hand shards to an executor, add up, write snapshots."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -169,7 +170,8 @@ def _run_announced(
 
     order = WorkOrder(config=plan.config, description=plan.description)
     sizes = {shard.shard_id: shard.size_bytes for shard in pending}
-    for outcome in make_executor(plan.config).run(order, pending, on_work) if pending else ():
+    given = _largest_first(pending, run.run_id)
+    for outcome in make_executor(plan.config).run(order, given, on_work) if pending else ():
         if isinstance(outcome, ShardFailure):
             progress.shards_failed += 1
             result.failures.append(outcome)
@@ -184,6 +186,18 @@ def _run_announced(
         on_progress(progress)
     keeper.complete(shards)
     return result
+
+
+def _largest_first(shards: Sequence[Shard], run_id: str) -> list[Shard]:
+    """The order in which a run gives out shards: large ones first, so that no long one is left for the end.
+
+    Shards of about one size come in an order of the run's own, so that two drivers do not do the same ones.
+    """
+
+    def key(shard: Shard) -> tuple[int, bytes]:
+        return -shard.size_bytes.bit_length(), hashlib.sha256(f"{run_id} {shard.shard_id}".encode()).digest()
+
+    return sorted(shards, key=key)
 
 
 class _SnapshotKeeper:

@@ -13,7 +13,7 @@ from pipeline.config import JobConfig
 from pipeline.dataset import Dataset, fingerprint, plan_difference
 from pipeline.errors import CommitConflict, ConfigError, StorageError
 from pipeline.inputs import grow_inputs, read_inputs
-from pipeline.job import run_job
+from pipeline.job import _largest_first, run_job
 from pipeline.plan import describe
 from pipeline.records import Shard
 from pipeline.snapshots import newest_snapshot
@@ -253,3 +253,13 @@ def test_other_patterns_need_the_same_folder(tmp_path: Path) -> None:
     pack_tar(tmp_path / "moved/1.tar", [("a.mp4", make_video(gradient_frames(20)))])
     result = run_job(job(tmp_path / "moved", tmp_path / "out", clips=clips), append=True)
     assert len(result.commits) == 1, "an input that has moved is the same"
+
+
+def test_large_shards_come_first_and_each_run_has_its_own_order() -> None:
+    shards = [Shard(shard_id=f"s{n}", path=f"{n}.tar", size_bytes=2 ** (n % 4 + 20), etag=None) for n in range(40)]
+    orders = [_largest_first(shards, run) for run in ("a", "b")]
+    for order in orders:
+        assert sorted(shard.shard_id for shard in order) == sorted(shard.shard_id for shard in shards)
+        sizes = [shard.size_bytes for shard in order]
+        assert sizes == sorted(sizes, reverse=True)
+    assert orders[0] != orders[1] and orders[0] == _largest_first(shards, "a")
