@@ -58,6 +58,8 @@ class VideoFetcher:
         except StorageError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_NAMES:
                 raise SampleError("read", "invalid", str(error)) from None
+            if isinstance(error.__cause__, NotADirectoryError):
+                raise SampleError("read", "missing", str(error)) from None
             if is_ours:
                 raise
             raise SampleError("read", "unreachable", str(error)) from None

@@ -118,7 +118,7 @@ def is_absent(error: BaseException) -> bool:
     """Whether an object is not there, in a bucket that is."""
     # No empty listing may hide that the whole bucket is missing.
     return (
-        isinstance(error, (FileNotFoundError, NotADirectoryError))
+        isinstance(error, FileNotFoundError)
         and _web_failure(error) is None
         and not any(_code(cause) == "NoSuchBucket" for cause in _causes(error))
     )

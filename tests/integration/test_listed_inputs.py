@@ -311,6 +311,13 @@ def test_a_run_that_broke_off_goes_on(folder: Path, tmp_path: Path, monkeypatch:
     assert problems_of(config, folder) == []
 
 
+def test_a_path_through_a_file_is_missing(folder: Path, tmp_path: Path) -> None:
+    (folder / "m.csv").write_text("url\na.mp4/b.mp4\na.mp4\n")
+    config = job_of({"manifests": str(folder / "m.csv")}, tmp_path / "out")
+    assert not run_job(config).failures
+    assert rejects_of(config) == {"a.mp4/b.mp4": "missing"}
+
+
 def test_thousands_of_spans_of_one_video(folder: Path, tmp_path: Path) -> None:
     rows = "\n".join(f"deep/b.mp4,s{n},{n % 97 / 10},{n % 97 / 10 + 0.1}" for n in range(1200))
     (folder / "m.csv").write_text(f"url,id,start_seconds,end_seconds\n{rows}\n")
