@@ -58,7 +58,7 @@ class JobResult:
         output: the dataset's root.
         progress: the last state.
         commits: what each shard committed by this run holds (see ShardLog.commit).
-        failures: the shards given up, with the last error of each.
+        failures: the shards given up, with the error of each attempt.
     """
 
     output: str

@@ -42,6 +42,7 @@ class OpenedVideo:
         seconds: its duration by the container, or None.
         packets: the times of all of them.
         promised: how many the container promises, where it does.
+        is_cut: whether it breaks off before its end.
     """
 
     source: SourceInfo
@@ -62,7 +63,7 @@ class OpenedVideo:
         self._file = file
         self._size_bytes = size_bytes
         self._options = options
-        self._breaks_off = self._can_seek = self._has_times = False
+        self.is_cut = self._can_seek = self._has_times = False
         self._numbers: dict[int | None, int] = {}
         self._open = ExitStack()
         self._now: tuple[InputContainer, VideoStream] | None = None
@@ -78,13 +79,14 @@ class OpenedVideo:
         container, stream = self._opened()
         self.source, self.rate = source_of(stream), rate_of(stream)
         self.seconds = duration_of(container, stream)
-        end, name = Fraction(0), container.format.name
+        end, name = 0.0, container.format.name
+        is_timed = name in _TIMING_FORMATS and bool(container.duration)
         with ffmpeg_log() as said:
             try:
                 # All streams where that is needed only: PyAV stumbles over those that turn up later.
-                for packet in container.demux() if name in _TIMING_FORMATS else container.demux(stream):
-                    if packet.dts is not None and packet.time_base is not None:
-                        end = max(end, (packet.dts + (packet.duration or 0)) * packet.time_base)
+                for packet in container.demux() if is_timed else container.demux(stream):
+                    if is_timed and packet.dts is not None and packet.time_base is not None:
+                        end = max(end, float((packet.dts + (packet.duration or 0)) * packet.time_base))
                     if packet.stream is stream and packet.size:  # the last, empty one only says that there are no more
                         times = PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
                         self.packets.append(times)
@@ -92,25 +94,20 @@ class OpenedVideo:
                 pass  # decoding meets it too, and says it
         self._can_seek = name in _SEEKING_FORMATS
         self._has_times = name != "avi"
-        self._breaks_off = any(message.startswith(_ENDED_EARLY) for _, _, message in said)
-        if name in _TIMING_FORMATS and container.duration:
-            promised = container.duration / av.time_base
-            self._breaks_off |= float(end) < promised - max(1.0, promised / 20)
+        self.is_cut = any(message.startswith(_ENDED_EARLY) for _, _, message in said)
+        if is_timed:
+            promised = (container.duration or 0) / av.time_base
+            self.is_cut |= end < promised - max(1.0, promised / 20)
         self.promised = stream.frames
         self._is_used = True
         if name == "avi" and len(self.packets) < self.promised:
             self.close()  # both would read the same file
-            self._breaks_off |= self._is_shorter_than_it_says()
+            self.is_cut |= self._is_shorter_than_it_says()
         if name in _LISTING_FORMATS and len(self.packets) < self.promised:
             self.close()
-            self._breaks_off |= self._lacks_packets()
+            self.is_cut |= self._lacks_packets()
         self._numbers = {packet.pts: number for number, packet in enumerate(self.packets)}
         self.is_surveyed = True
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether it breaks off before its end."""
-        return self._breaks_off
 
     def _is_shorter_than_it_says(self) -> bool:
         """Whether a RIFF file has fewer bytes than its header says; its list of packets counts some that never were."""
