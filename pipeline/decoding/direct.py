@@ -15,7 +15,7 @@ import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-__all__ = ["DirectConverter"]
+__all__ = ["ROOM_BEHIND_BYTES", "DirectConverter"]
 
 _BILINEAR = 2  # SWS_BILINEAR, PyAV's default
 _ONE = 1 << 16  # contrast and saturation as they are
@@ -23,8 +23,10 @@ _FULL = 2  # AVCOL_RANGE_JPEG
 # What nearly all videos are in.
 _FORMATS = {"yuv420p", "yuvj420p"}
 _MATRICES = (1, 4, 5, 6, 7, 9)  # BT.709, FCC, BT.601 (two names), SMPTE 240M, BT.2020
-# Swscale works on so many pixels at once, and writes beyond the end of a row that has no multiple of them.
-_PIXELS_AT_ONCE = 32
+# Swscale works on so many pixels at once, in twos or fours, and writes the others of the last ones beyond a row's end.
+_PIXELS_AT_ONCE = 8
+# What is free to be written behind a frame. The rows come in their order, so each mends what the one before spoilt.
+ROOM_BEHIND_BYTES = 3 * _PIXELS_AT_ONCE * 4
 _Pointers, _Strides = ctypes.c_void_p * 4, ctypes.c_int * 4
 
 
@@ -51,7 +53,7 @@ class DirectConverter:
 
         Args:
             frame: one that it takes.
-            out_HWC: (height, width, 3), contiguous.
+            out_HWC: (height, width, 3), contiguous; up to ROOM_BEHIND_BYTES behind it are spoilt.
         """
         library = _library()
         assert library is not None, "takes() is false then"
@@ -107,12 +109,16 @@ def _is_trusted() -> bool:
     """Whether it gives what PyAV gives, tried once on noise."""
     if _library() is None:
         return False
-    noise = np.random.default_rng(0).integers(0, 256, (96, 64), np.uint8)
-    out = np.empty((64, 64, 3), np.uint8)
-    for name, colorspace, color_range in itertools.product(sorted(_FORMATS), _MATRICES, (1, 2)):
-        frame = VideoFrame.from_ndarray(noise, name)
+    generator, side = np.random.default_rng(0), 64
+    widths = range(side, side + 4 * _PIXELS_AT_ONCE, _PIXELS_AT_ONCE)
+    for width, name, colorspace, color_range in itertools.product(widths, sorted(_FORMATS), _MATRICES, (1, 2)):
+        frame = VideoFrame.from_ndarray(generator.integers(0, 256, (side * 3 // 2, width), np.uint8), name)
         frame.colorspace, frame.color_range = colorspace, color_range
+        memory = np.zeros(side * width * 3 + 2 * ROOM_BEHIND_BYTES, np.uint8)
+        out = memory[: side * width * 3].reshape(side, width, 3)
         DirectConverter().convert(frame, out)
+        if memory[-ROOM_BEHIND_BYTES:].any():
+            return False
         if not np.array_equal(out, VideoReformatter().reformat(frame, format="rgb24", threads=1).to_ndarray()):
             return False
     return True

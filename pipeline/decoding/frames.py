@@ -7,6 +7,7 @@ It runs in a decoder, a child process without torch; `executor.decoders: 0` runs
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from fractions import Fraction
@@ -19,6 +20,7 @@ from av.video.stream import VideoStream
 from pipeline.decoding.codec import Codec
 from pipeline.decoding.container import check_source, ffmpeg_log
 from pipeline.decoding.deinterlace import deinterlaced, is_interlaced
+from pipeline.decoding.direct import ROOM_BEHIND_BYTES
 from pipeline.decoding.hdr import TRANSFERS
 from pipeline.decoding.opened import OpenedVideo
 from pipeline.decoding.options import DecodeOptions
@@ -36,7 +38,8 @@ SAMPLER_VERSION = 3
 
 
 def _fresh(shape: tuple[int, int, int]) -> Pixels:
-    return np.empty(shape, np.uint8)
+    size = math.prod(shape)
+    return np.empty(size + ROOM_BEHIND_BYTES, np.uint8)[:size].reshape(shape)
 
 
 Span = tuple[float | None, float | None]
@@ -73,7 +76,7 @@ def decode_spans(
         spans: from and to which second; None: from the beginning, to the end. The quickest order is that of time.
         on_progress: called for each frame that comes out of the decoder.
         on_probe: called once with the seconds that the container promises, or None.
-        room: gives memory for the next frame, which not every frame makes use of.
+        room: gives memory for the next frame, with ROOM_BEHIND_BYTES that are free behind it; not every frame uses it.
 
     Raises:
         SampleError: by the frames of a span: `no_video`, `unreadable`, `truncated`, `limit`, `filtered` or `invalid`

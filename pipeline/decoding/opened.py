@@ -1,6 +1,5 @@
 """A video that is opened once: surveyed without decoding, then demuxed from wherever a span begins."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -143,7 +142,7 @@ class OpenedVideo:
         """Its packets; where all are called keys, as by containers that do not know, only the first is one."""
         if self.stream.codec_context.codec.intra_only or not all(packet.is_key for packet in self.packets):
             return self.packets
-        return [dataclasses.replace(packet, is_key=number == 0) for number, packet in enumerate(self.packets)]
+        return [packet._replace(is_key=number == 0) for number, packet in enumerate(self.packets)]
 
     @property
     def stream(self) -> VideoStream:

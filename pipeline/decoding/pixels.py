@@ -90,7 +90,8 @@ def _is_kept_whole(frame: VideoFrame, options: DecodeOptions, geometry: Geometry
     if frame.color_trc in TRANSFERS or geometry.turn != _UPRIGHT:
         return False
     size = (frame.height, frame.width)
-    scaled, _, kept = _layout(*size, geometry.aspect, options.size, options.crop, options.factor, options.max_pixels)
+    ratio = geometry.aspect.as_integer_ratio()
+    scaled, _, kept = _layout(*size, ratio, options.size, options.crop, options.factor, options.max_pixels)
     return size == scaled == kept and (options.crop != "pad" or size == (options.size, options.size))
 
 
@@ -137,7 +138,8 @@ def fit(pixels_HWC: Pixels, options: DecodeOptions, *, aspect: Fraction = Fracti
         aspect: width of one stored pixel divided by its height.
     """
     height, width, _ = pixels_HWC.shape
-    scaled, begin, kept = _layout(height, width, aspect, options.size, options.crop, options.factor, options.max_pixels)
+    ratio = aspect.as_integer_ratio()  # a fraction's hash would take as long as all the rest
+    scaled, begin, kept = _layout(height, width, ratio, options.size, options.crop, options.factor, options.max_pixels)
     inner = _resized(pixels_HWC, scaled, begin, kept)
     if options.crop != "pad":
         return inner
@@ -152,10 +154,10 @@ _Size = tuple[int, int]
 
 @lru_cache(maxsize=16)
 def _layout(
-    stored_height: int, stored_width: int, aspect: Fraction, size: int, crop: str, factor: int, max_pixels: int
+    stored_height: int, stored_width: int, aspect: tuple[int, int], size: int, crop: str, factor: int, max_pixels: int
 ) -> tuple[_Size, _Size, _Size]:
     """The size to resize to, and where in that the part that is kept begins, and its size: (height, width) each."""
-    height, width = Fraction(stored_height), stored_width * aspect
+    height, width = Fraction(stored_height), stored_width * Fraction(*aspect)
     if crop == "pad":
         longer = max(height, width)
         inner = (max(1, round(size * height / longer)), max(1, round(size * width / longer)))

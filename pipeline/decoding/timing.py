@@ -4,11 +4,11 @@ A frame's time is its own presentation time. It is changed in three cases only, 
 container lacks it, where it has those of decoding in place of it, and where recordings were joined.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pipeline.decoding.options import DecodeOptions
 
@@ -17,8 +17,7 @@ __all__ = ["PacketTimes", "Timeline", "sampled"]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class PacketTimes:
+class PacketTimes(NamedTuple):
     """Of one packet, in units of the stream's time base: when it is shown, when it is decoded, whether it is a key."""
 
     pts: int | None
@@ -55,8 +54,11 @@ class Timeline:
             has_times: whether the container has times of presentation at all (AVI counts packets).
         """
         self.flags: dict[str, None] = {}
-        self._base = time_base
-        self._gap = 1 / rate if rate else Fraction(0)
+        gap = 1 / rate if rate else Fraction(0)
+        # Times are counted in whole ticks, of which both a unit and a frame's duration are multiples: exact, and quick.
+        self._ticks_a_second = math.lcm(time_base.denominator, gap.denominator)
+        self._unit = int(time_base * self._ticks_a_second)
+        self._gap = int(gap * self._ticks_a_second)
         shown = [packet.pts for packet in packets if packet.pts is not None and not packet.is_discarded]
         decoded = [packet.dts for packet in packets if packet.dts is not None]
         is_whole = len(shown) == sum(not packet.is_discarded for packet in packets) and len(set(shown)) == len(shown)
@@ -67,14 +69,15 @@ class Timeline:
         self.is_sure = is_whole and rises and not is_unordered
         self._shown = sorted(shown)
         self._by_rank = iter(self._shown) if is_whole and is_unordered and rises else None
-        self._first: Fraction | None = None
-        self._last: Fraction | None = None
-        self._shift = Fraction(0)
+        self._first: int | None = None
+        self._last: int | None = None
+        self._shift = 0
         self._later = _beginnings(packets)[1:]
 
     def times(self) -> list[tuple[Fraction, int]]:
         """Seconds from the first frame, and the packet's time, of each frame in the order in which they are shown."""
-        return [((pts - self._shown[0]) * self._base, pts) for pts in self._shown]
+        first, unit, a_second = self._shown[0] if self._shown else 0, self._unit, self._ticks_a_second
+        return [(Fraction((pts - first) * unit, a_second), pts) for pts in self._shown]
 
     def place(self, pts: int | None, dts: int | None) -> Fraction | None:
         """The seconds from the first frame at which the next frame is shown; None where it has no place of its own.
@@ -90,15 +93,15 @@ class Timeline:
             self.flags["missing_times"] = None
             pts = dts
         if pts is None:
-            time = Fraction(0) if self._last is None else self._last + self._gap
+            time = 0 if self._last is None else self._last + self._gap
         else:
-            absolute = pts * self._base
+            absolute = pts * self._unit
             if self._first is None:
                 self._first = absolute
             time = absolute - self._first + self._shift
         if self._last is not None and time <= self._last:
             # Nearer to the last frame than to the first of a recording that was joined on?
-            beginning = (self._later[0] * self._base - (self._first or 0) + self._shift) if self._later else None
+            beginning = (self._later[0] * self._unit - (self._first or 0) + self._shift) if self._later else None
             if beginning is None or abs(time - beginning) >= self._last - time:
                 # A frame shown after a later one.
                 self.flags["backward_times"] = None
@@ -109,7 +112,7 @@ class Timeline:
             self._shift += self._last + self._gap - time
             time = self._last + self._gap
         self._last = time
-        return time
+        return Fraction(time, self._ticks_a_second)
 
 
 def _beginnings(packets: Sequence[PacketTimes]) -> list[int]:

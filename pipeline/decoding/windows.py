@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.decoding.direct import ROOM_BEHIND_BYTES
 from pipeline.decoding.wire import Slab, Status, receive, send
 from pipeline.records import DecodedFrame
 
@@ -45,9 +46,9 @@ class OwnedWindows:
 
     def fit(self, control: socket.socket, frame_bytes: int) -> None:
         """Gives the decoder windows in which frames of this size find room."""
-        if frame_bytes > self._size_bytes:
+        if frame_bytes + ROOM_BEHIND_BYTES > self._size_bytes:
             self.close()
-            self._size_bytes, self._granted = max(frame_bytes, _WINDOW_BYTES), 0
+            self._size_bytes, self._granted = max(frame_bytes + ROOM_BEHIND_BYTES, _WINDOW_BYTES), 0
         self._grant(control, _WINDOWS - self._granted)
 
     def _grant(self, control: socket.socket, count: int) -> None:
@@ -96,6 +97,7 @@ class GrantedWindows:
         self._free: deque[int] = deque()
         self._size_bytes = 0
         self._window: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._given = self._window
         self.begin()
 
     def begin(self) -> None:
@@ -113,26 +115,25 @@ class GrantedWindows:
         send(self._control, {"end": reject})
 
     def room(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """Where the next frame goes."""
+        """Where the next frame goes, with ROOM_BEHIND_BYTES behind it that are free."""
         if shape != self._shape:
             self.flush()
             self._shape = shape
             send(self._control, {"shape": shape})
-            while self._size_bytes < math.prod(shape):  # what comes first may have been on its way
+            while self._size_bytes < math.prod(shape) + ROOM_BEHIND_BYTES:  # what comes first may have been on its way
                 self._wait()
         if not self._frames:
             while not self._free:
                 self._wait()
-            count = min(_FRAMES_AT_MOST, self._size_bytes // math.prod(shape))
+            count = min(_FRAMES_AT_MOST, (self._size_bytes - ROOM_BEHIND_BYTES) // math.prod(shape))
             self._window = self._slabs[self._free[0]].array((count, *shape))
-        room: npt.NDArray[np.uint8] = self._window[len(self._frames)]
-        return room
+        self._given = self._window[len(self._frames)]
+        return self._given
 
     def put(self, frame: DecodedFrame) -> None:
         """Adds a frame, and sends the window where it is full."""
-        room = self.room(frame.pixels_HWC.shape)
-        if room.ctypes.data != frame.pixels_HWC.ctypes.data:  # it was not made there
-            room[:] = frame.pixels_HWC
+        if frame.pixels_HWC is not self._given:  # it was not made there
+            self.room(frame.pixels_HWC.shape)[:] = frame.pixels_HWC
         if not self._has_said_source:
             send(self._control, {"source": dataclasses.asdict(frame.source)})
             self._has_said_source = True

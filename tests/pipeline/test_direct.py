@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from pipeline.decoding import direct
-from pipeline.decoding.direct import DirectConverter
+from pipeline.decoding.direct import ROOM_BEHIND_BYTES, DirectConverter
 from pipeline.decoding.frames import decode_spans
 from pipeline.decoding.options import DecodeOptions
 from tests.pipeline.test_right_frames import encode, pattern, rgb_frames
@@ -29,19 +30,23 @@ def test_it_is_there_and_trusted() -> None:
 
 
 @pytest.mark.parametrize("name", ["yuv420p", "yuvj420p"])
-@pytest.mark.parametrize("size", [(32, 2), (64, 48), (256, 256), (1280, 720), (1920, 1080)])
+@pytest.mark.parametrize(
+    "size", [(32, 2), (64, 48), (72, 48), (88, 6), (456, 256), (256, 256), (1280, 720), (1920, 1080)]
+)
 def test_it_gives_what_pyav_gives(name: str, size: tuple[int, int]) -> None:
     converter = DirectConverter()  # one, set up anew for each form
     for colorspace, color_range in COLOURS:
         frame = noise(*size, name)
         frame.colorspace, frame.color_range = colorspace, color_range
-        # Nothing is written but the frame.
-        memory = np.full((frame.height + 2, frame.width, 3), 7, np.uint8)
+        # Nothing is written but the frame and the room behind it.
+        before, behind = np.split(np.full(frame.width * frame.height * 3 + 2000, 7, np.uint8), [1000])
+        pixels, behind = np.split(behind, [frame.width * frame.height * 3])
         assert converter.takes(frame)
-        converter.convert(frame, memory[1:-1])
+        converter.convert(frame, pixels.reshape(frame.height, frame.width, 3))
         wanted = VideoReformatter().reformat(frame, format="rgb24", threads=1).to_ndarray()
-        assert np.array_equal(memory[1:-1], wanted), (colorspace, color_range)
-        assert (memory[[0, -1]] == 7).all()
+        assert np.array_equal(pixels, wanted.ravel()), (colorspace, color_range)
+        assert (before == 7).all() and (behind[ROOM_BEHIND_BYTES:] == 7).all()
+        assert frame.width % 32 or (behind == 7).all()
 
 
 def test_what_it_does_not_take() -> None:
@@ -55,7 +60,7 @@ def rooms_taken(data: bytes, **options: Any) -> tuple[int, list[np.ndarray]]:
     def room(shape: tuple[int, int, int]) -> np.ndarray:
         nonlocal taken
         taken += 1
-        return np.empty(shape, np.uint8)
+        return np.empty(math.prod(shape) + ROOM_BEHIND_BYTES, np.uint8)[: math.prod(shape)].reshape(shape)
 
     asked = DecodeOptions(**options)
     (frames,) = decode_spans(io.BytesIO(data), len(data), asked, [(None, None)], room=room)
@@ -72,6 +77,7 @@ def rooms_taken(data: bytes, **options: Any) -> tuple[int, list[np.ndarray]]:
         ((64, 96), {"size": 64}, False),  # cropped
         ((64, 96), {"size": 96, "crop": "pad"}, False),
         ((64, 64), {"size": 32}, False),
+        ((64, 72), {"size": 64, "crop": "keep"}, True),
         ((64, 66), {"size": 64, "crop": "keep"}, False),
         ((68, 96), {"size": 68, "crop": "keep", "factor": 8}, False),
     ],
