@@ -94,17 +94,16 @@ def _conclude(config: JobConfig, result: Any) -> None:
 
 def _summarise(config: JobConfig, result: Any) -> None:
     progress = result.progress
-    totals = {name: sum(commit[name] for commit in result.commits) for name in ("videos", "rows", "tokens")}
-    rejects = sum(sum(commit["rejects_by_class"].values()) for commit in result.commits)
+    totals = result.totals
     before = f" ({progress.shards_before} of them earlier)" if progress.shards_before else ""
     out.print(f"Committed {progress.shards_before + progress.shards_done} of {progress.shards} shards{before}")
     # Whoever wrote their parts: a run adopts what others left.
     out.print(
         f"Those of this run hold {totals['videos']:,} videos, {totals['rows']:,} clips, {totals['tokens']:,} tokens, "
-        f"{rejects:,} rejects, in {escape(result.output)}",
+        f"{totals['rejects']:,} rejects, in {escape(result.output)}",
         soft_wrap=True,
     )
-    if rejects:
+    if totals["rejects"]:
         out.print(f"`vidtok inspect {escape(config.output)}` shows why videos were rejected", soft_wrap=True)
     for failure in result.failures:
         err.print(

@@ -1,6 +1,6 @@
 """What a person does with a dataset after, or between, its jobs: verify it, clean up, try rejects again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -74,7 +74,7 @@ def retry_rejects(config: JobConfig, classes: list[str], on_progress: Any) -> tu
     dataset = Dataset.open(plan.store)
     added: list[Shard] = []
 
-    def choose(standing: list[Shard]) -> list[Shard]:
+    def choose(standing: Sequence[Shard]) -> list[Shard]:
         chosen = retry_shards(dataset, standing, classes)
         added[:] = chosen or added
         return chosen

@@ -19,7 +19,6 @@ CRASH_POINTS = (
     "parts-complete",
     "rejects-put",
     "commit-put",
-    "snapshot-added",
     "snapshot-built",
     "snapshot-put",
     "run-ending",

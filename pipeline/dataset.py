@@ -7,7 +7,7 @@ import hashlib
 import heapq
 import json
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -15,14 +15,16 @@ import pyarrow as pa
 from pipeline.errors import ConfigError
 from pipeline.inputs import read_inputs
 from pipeline.parts import opened_parquet, read_table
-from pipeline.records import Shard
 from pipeline.shard_log import COMMITS, commit_path, read_commits
+from pipeline.shard_table import ShardTable
 from pipeline.snapshots import Snapshot, newest_snapshot
 from pipeline.storage import Store
 
 __all__ = ["DATASET_FILE", "Dataset", "check_same_plan", "fingerprint", "plan_difference"]
 
 DATASET_FILE = "dataset.json"
+# Names at once, of which a thousand cost a LIST: a million would stand in memory.
+_ASKED_AT_ONCE = 100_000
 
 
 def fingerprint(plan: Mapping[str, Any]) -> str:
@@ -106,27 +108,32 @@ class Dataset:
             raise ConfigError(f"{store.root}/{DATASET_FILE}: is not a dataset description of ours") from None
         return cls(store, description)
 
-    def pending(self, shards: Sequence[Shard], snapshot: Snapshot) -> list[Shard]:
+    def pending(self, shards: ShardTable, snapshot: Snapshot) -> ShardTable:
         """The shards that are not committed yet: by a snapshot, and one LIST for each thousand that it lacks."""
-        known = snapshot.shard_ids
-        unknown = [shard for shard in shards if shard.shard_id not in known]
-        names = sorted(posixpath.basename(commit_path(shard.shard_id)) for shard in unknown)
-        there = {posixpath.basename(info.path) for info in self.store.present(COMMITS, names)}
-        return [shard for shard in unknown if posixpath.basename(commit_path(shard.shard_id)) not in there]
+        unknown = shards.without(snapshot.ids)
+        return unknown.without(pa.array(self._committed(unknown), pa.string()))
 
-    def inputs(self) -> list[Shard]:
+    def _committed(self, shards: ShardTable) -> Iterator[str]:
+        """The ids of those shards that have a commit, which is not read."""
+        ids = shards.ids.sort()
+        for begin in range(0, len(ids), _ASKED_AT_ONCE):
+            some = ids[begin : begin + _ASKED_AT_ONCE].to_pylist()
+            names = sorted(posixpath.basename(commit_path(str(shard_id))) for shard_id in some)
+            for info in self.store.present(COMMITS, names):
+                yield posixpath.basename(info.path).removesuffix(".json")
+
+    def committed(self, shards: ShardTable) -> Iterator[dict[str, Any]]:
+        """The commits of those shards that have one, read each, in the order of the shards' ids."""
+        return read_commits(self.store, sorted(self._committed(shards)))
+
+    def inputs(self) -> ShardTable:
         """All shards of the input; none before the first run froze them."""
-        return read_inputs(self.store) or []
+        return read_inputs(self.store) or ShardTable.of([])
 
     def commits(self) -> Iterator[dict[str, Any]]:
         """Every commit, in the order of the shards' ids; those that no snapshot holds are read each."""
         snapshot = newest_snapshot(self.store)
-        known = snapshot.shard_ids
-        names = sorted(
-            posixpath.basename(commit_path(shard.shard_id)) for shard in self.inputs() if shard.shard_id not in known
-        )
-        there = [posixpath.basename(info.path).removesuffix(".json") for info in self.store.present(COMMITS, names)]
-        new = read_commits(self.store, sorted(there))
+        new = self.committed(self.inputs().without(snapshot.ids))
         yield from heapq.merge(snapshot.commits(), new, key=lambda commit: str(commit["shard_id"]))
 
     def parts(self) -> Iterator[str]:

@@ -6,26 +6,17 @@ supplementary shards that try rejected videos again (`retry-rejects`).
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import CommitConflict, ConfigError
 from pipeline.parts import read_table, table_bytes
-from pipeline.records import Shard, VideoRange
+from pipeline.records import Shard
+from pipeline.shard_table import ShardTable
 from pipeline.storage import Store
 
 __all__ = ["base_shard_id", "grow_inputs", "missing_inputs", "read_inputs", "supplement_of"]
 
-_COLUMNS: list[tuple[str, pa.DataType]] = [
-    ("shard_id", pa.string()),
-    ("path", pa.string()),
-    ("size_bytes", pa.int64()),
-    ("etag", pa.string()),
-    ("videos", pa.struct([("path", pa.string()), ("first", pa.int64()), ("count", pa.int64())])),
-    ("only", pa.list_(pa.struct([("key", pa.string()), ("occurrence", pa.int32())]))),
-]
-_SCHEMA = pa.schema(_COLUMNS)
 _MOST_TRIES = 100
 _SUPPLEMENT = re.compile(r"~retry(\d+)$")
 
@@ -47,7 +38,7 @@ def supplement_of(shard: Shard, number: int, only: Sequence[tuple[str, int]]) ->
     )
 
 
-def read_inputs(store: Store) -> list[Shard] | None:
+def read_inputs(store: Store) -> ShardTable | None:
     """All shards of a dataset's input in the order in which they were added, or None before the first run froze them.
 
     Raises:
@@ -58,17 +49,19 @@ def read_inputs(store: Store) -> list[Shard] | None:
     return shards if number else None
 
 
-def _read_files(store: Store) -> tuple[list[Shard], int]:
+def _read_files(store: Store) -> tuple[ShardTable, int]:
     """All shards, and how many files list them."""
-    shards: list[Shard] = []
-    number = 0
-    while (data := store.read_if_there(_path(number))) is not None:
+    tables = [ShardTable.SCHEMA.empty_table()]
+    while (data := store.read_if_there(path := _path(len(tables) - 1))) is not None:
         try:
-            shards += [_shard(row) for row in read_table(data).to_pylist()]
-        except (pa.ArrowException, OSError, TypeError, ValueError, KeyError) as error:
-            raise ConfigError(f"{store.root}/{_path(number)}: is not a list of shards of ours: {error}") from None
-        number += 1
-    return shards, number
+            table = read_table(data).select(ShardTable.SCHEMA.names).cast(ShardTable.SCHEMA)
+            for name in ("shard_id", "path", "size_bytes"):
+                if table.column(name).null_count:
+                    raise ValueError(f"a shard has no {name}")
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"{store.root}/{path}: is not a list of shards of ours: {error}") from None
+        tables.append(table)
+    return ShardTable(pa.concat_tables(tables)), len(tables) - 1
 
 
 def missing_inputs(store: Store) -> list[str]:
@@ -78,7 +71,7 @@ def missing_inputs(store: Store) -> list[str]:
     return [_path(number) for number in range(max(numbers, default=0)) if number not in numbers]
 
 
-def grow_inputs(store: Store, choose: Callable[[list[Shard]], Sequence[Shard]]) -> list[Shard]:
+def grow_inputs(store: Store, choose: Callable[[Sequence[Shard]], Sequence[Shard]]) -> ShardTable:
     """Adds shards to the input, whoever else does so at the same time.
 
     Args:
@@ -94,26 +87,10 @@ def grow_inputs(store: Store, choose: Callable[[list[Shard]], Sequence[Shard]]) 
         if number and not added:
             return standing
         # The file after those that were read, and no later one: what another adds meanwhile must be seen first.
-        columns = {name: [getattr(shard, name) for shard in added] for name in _SCHEMA.names[:-2]}
-        columns["videos"] = [None if shard.videos is None else vars(shard.videos) for shard in added]
-        only = [None if shard.only is None else [_video(*video) for video in shard.only] for shard in added]
-        store.put_if_absent(_path(number), table_bytes(pa.table({**columns, "only": only}, schema=_SCHEMA)))
+        store.put_if_absent(_path(number), table_bytes(ShardTable.of(added).table))
         # Whether this was ours or another's: what stands there counts, and what it lacks is added in the next turn.
     raise CommitConflict(f"{store.root}/inputs: what is written there is not there when it is read")
 
 
 def _path(number: int) -> str:
     return f"inputs/{number:05d}.parquet"
-
-
-def _video(key: str, occurrence: int) -> dict[str, object]:
-    return {"key": key, "occurrence": occurrence}
-
-
-def _shard(row: dict[str, Any]) -> Shard:
-    only, videos = row.pop("only"), row.pop("videos")
-    return Shard(
-        **row,
-        videos=None if videos is None else VideoRange(**videos),
-        only=None if only is None else tuple((video["key"], video["occurrence"]) for video in only),
-    )

@@ -1,10 +1,13 @@
 """A job from its plan to its end: hand shards to an executor, add up, write snapshots."""
 
-import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from pipeline.budget import check_budget
 from pipeline.config import JobConfig
@@ -17,14 +20,16 @@ from pipeline.plan import Plan, make_plan
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.runs import Run, announced
-from pipeline.shard_log import read_commits
-from pipeline.snapshots import Snapshot, add_to_snapshot, newest_snapshot, write_snapshot
+from pipeline.shard_table import ShardTable
+from pipeline.snapshots import Snapshot, add_to_snapshot, newest_snapshot
 from pipeline.storage import check_conditional_put
 from pipeline.worker import WorkOrder
 
 __all__ = ["JobResult", "Progress", "make_executor", "prepare", "run_job", "run_shards"]
 
 log = logging.getLogger(__name__)
+
+Choose = Callable[[Sequence[Shard]], Sequence[Shard]]
 
 
 @dataclass(kw_only=True)
@@ -57,17 +62,17 @@ class JobResult:
     Attributes:
         output: the dataset's root.
         progress: the last state.
-        commits: what each shard committed by this run holds (see ShardLog.commit).
+        totals: videos, rows, tokens and rejects of the shards committed by this run.
         failures: the shards given up, with the error of each attempt.
     """
 
     output: str
     progress: Progress
-    commits: list[dict[str, Any]]
-    failures: list[ShardFailure]
+    totals: Counter[str] = field(default_factory=Counter)
+    failures: list[ShardFailure] = field(default_factory=list)
 
 
-def prepare(plan: Plan, choose: Callable[[list[Shard]], Sequence[Shard]] | None = None) -> list[Shard]:
+def prepare(plan: Plan, choose: Choose | None = None) -> ShardTable:
     """Writes what a job's dataset begins with, where it is not there; whoever else does so at the same time.
 
     Args:
@@ -84,7 +89,7 @@ def prepare(plan: Plan, choose: Callable[[list[Shard]], Sequence[Shard]] | None 
     Dataset.create(plan.store, plan.description)
     crash_point("dataset-described")
 
-    def found(standing: list[Shard]) -> list[Shard]:
+    def found(standing: Sequence[Shard]) -> Sequence[Shard]:
         if standing and plan.standing is None and not plan.lists:
             return []  # another first run froze its list before us
         if plan.lists and standing != (plan.standing or []):
@@ -124,19 +129,19 @@ def run_job(
 
 def run_shards(
     plan: Plan,
-    choose: Callable[[list[Shard]], Sequence[Shard]] | None = None,
+    choose: Choose | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> JobResult:
     """Runs a checked job; `choose` as for `prepare`, `on_progress` and errors as for `run_job`."""
-    pending: list[Shard] | None = None
-    snapshot = newest_snapshot(plan.store)
+    pending: ShardTable | None = None
+    snapshot = newest_snapshot(plan.store, ids_alone=True)
     if plan.standing is not None and not plan.found and choose is None:
         pending = Dataset(plan.store, plan.description).pending(plan.standing, snapshot)
-        if not pending and snapshot.table.num_rows == len(plan.standing) and not snapshot.additions:
+        if not pending and not plan.standing.without(snapshot.ids):
             total = len(plan.standing)  # nothing to do, so nothing is written
             done = Progress(shards=total, shards_before=total)
             on_progress(done)
-            return JobResult(output=plan.config.output, progress=done, commits=[], failures=[])
+            return JobResult(output=plan.config.output, progress=done)
     check_conditional_put(plan.store)
     with announced(plan.store) as run:
         shards = prepare(plan, choose)
@@ -149,16 +154,16 @@ def run_shards(
 
 def _run_announced(
     plan: Plan,
-    shards: list[Shard],
-    pending: list[Shard],
+    shards: ShardTable,
+    pending: ShardTable,
     keeper: "_SnapshotKeeper",
     run: Run,
     on_progress: Callable[[Progress], None],
 ) -> JobResult:
-    size = sum(shard.size_bytes for shard in pending)
+    size = int(pending.sizes.sum())
     before = len(shards) - len(pending)
     progress = Progress(shards=len(shards), shards_before=before, bytes_left=size, bytes_total=size)
-    result = JobResult(output=plan.config.output, progress=progress, commits=[], failures=[])
+    result = JobResult(output=plan.config.output, progress=progress)
     run.facts.update(shards=len(shards), shards_before=before, shards_done=0, under_way=[], failed=[])
     on_progress(progress)
 
@@ -169,39 +174,38 @@ def _run_announced(
         check_budget(counters, plan.config.budget, plan.store.root)
 
     order = WorkOrder(config=plan.config, description=plan.description)
-    sizes = {shard.shard_id: shard.size_bytes for shard in pending}
     given = _largest_first(pending, run.run_id)
     for outcome in make_executor(plan.config).run(order, given, on_work) if pending else ():
         if isinstance(outcome, ShardFailure):
             progress.shards_failed += 1
+            progress.bytes_left -= outcome.size_bytes
             result.failures.append(outcome)
             run.facts["failed"] = [vars(failure) for failure in result.failures]
             log.error("shard %s: given up after %d attempts: %s", outcome.path, outcome.attempts, outcome.error)
         else:
             progress.shards_done += 1
-            result.commits.append(outcome)
+            progress.bytes_left -= outcome["source"]["size_bytes"]
+            result.totals.update({name: outcome[name] for name in ("videos", "rows", "tokens")})
+            result.totals["rejects"] += sum(outcome["rejects_by_class"].values())
             keeper.add(outcome)
         run.facts["shards_done"] = progress.shards_done
-        progress.bytes_left -= sizes[outcome.shard_id if isinstance(outcome, ShardFailure) else outcome["shard_id"]]
         on_progress(progress)
     keeper.complete(shards)
     return result
 
 
-def _largest_first(shards: Sequence[Shard], run_id: str) -> list[Shard]:
+def _largest_first(shards: ShardTable, run_id: str) -> ShardTable:
     """The order in which a run gives out shards: large ones first, so that no long one is left for the end.
 
     Shards of about one size come in an order of the run's own, so that two drivers do not do the same ones.
     """
-
-    def key(shard: Shard) -> tuple[int, bytes]:
-        return -shard.size_bytes.bit_length(), hashlib.sha256(f"{run_id} {shard.shard_id}".encode()).digest()
-
-    return sorted(shards, key=key)
+    dice = np.random.default_rng(list(run_id.encode()))
+    magnitude = np.frexp(shards.sizes)[1]  # as of bit_length
+    return shards.chosen(np.lexsort((dice.permutation(len(shards)), -magnitude)))
 
 
 class _SnapshotKeeper:
-    """Keeps a run's commits in snapshots: by hundreds while it works, and with all others' in one file at its end.
+    """Puts a run's commits into the snapshot: by hundreds while it works, and with what others left out at its end.
 
     Snapshots are derived: where one cannot be written, that is only warned of, and the next one makes up for it.
     """
@@ -210,36 +214,35 @@ class _SnapshotKeeper:
         self._dataset = dataset
         self._snapshot = snapshot
         self._new: list[dict[str, Any]] = []
-        self._due = snapshot.of_an_addition
+        self._due = snapshot.of_a_file
 
     def add(self, commit: dict[str, Any]) -> None:
         """Takes the commit of a shard that was just done."""
         self._new.append(commit)
-        if len(self._new) < self._due:
-            return
-        store, due = self._dataset.store, len(self._new) + self._snapshot.of_an_addition
-        try:
-            self._snapshot = add_to_snapshot(store, self._new, self._snapshot)
-            if self._snapshot.is_old:
-                self._snapshot = write_snapshot(store, [], self._snapshot)
-            self._new.clear()
-            due = self._snapshot.of_an_addition
-        except VidtokError as error:
-            log.warning("no snapshot was written: %s", error)
-        self._due = due
+        if len(self._new) >= self._due:
+            self._write()
 
-    def complete(self, shards: Sequence[Shard]) -> None:
+    def complete(self, shards: ShardTable) -> None:
         """Writes what is new, and the commits of these shards that others left in no snapshot, which are read here."""
-        store = self._dataset.store
         try:
-            snapshot = newest_snapshot(store, self._snapshot)
-            known = snapshot.shard_ids | {commit["shard_id"] for commit in self._new}
-            others = [shard for shard in shards if shard.shard_id not in known]
-            left = {shard.shard_id for shard in self._dataset.pending(others, snapshot)}
-            theirs = read_commits(store, [shard.shard_id for shard in others if shard.shard_id not in left])
-            write_snapshot(store, [*self._new, *theirs], snapshot)
+            self._snapshot = newest_snapshot(self._dataset.store, self._snapshot, ids_alone=True)
+            mine = pa.array([commit["shard_id"] for commit in self._new], pa.string())
+            others = shards.without(self._snapshot.ids).without(mine)
+            for commit in self._dataset.committed(others):
+                self.add(commit)
         except VidtokError as error:
             log.warning("no snapshot was written: %s", error)
+        self._write()
+
+    def _write(self) -> None:
+        due = len(self._new)  # where it fails, as many again are waited for
+        try:
+            self._snapshot = add_to_snapshot(self._dataset.store, self._new, self._snapshot)
+            self._new.clear()
+            due = 0
+        except VidtokError as error:
+            log.warning("no snapshot was written: %s", error)
+        self._due = due + self._snapshot.of_a_file
 
 
 def make_executor(config: JobConfig) -> Executor:

@@ -18,6 +18,7 @@ from pipeline.inputs import read_inputs
 from pipeline.records import Shard
 from pipeline.rows import FORMAT_VERSION
 from pipeline.secrets import redact_url, storable
+from pipeline.shard_table import ShardTable
 from pipeline.shards import input_root, list_shards, relative_patterns
 from pipeline.storage import Store, open_store
 from pipeline.video_lists import VideoLists, list_videos, read_listed
@@ -44,8 +45,8 @@ class Plan:
     config: JobConfig
     store: Store
     description: dict[str, Any]
-    standing: list[Shard] | None
-    found: list[Shard]
+    standing: ShardTable | None
+    found: Sequence[Shard]
     lists: dict[str, bytes] = field(default_factory=dict)
 
 

@@ -25,7 +25,7 @@ __all__ = ["COMMITS", "DATA", "ShardLog", "commit_path", "read_commit", "read_co
 
 COMMITS = "_commits"
 DATA = "data"
-_READ_AT_ONCE = 16
+_READ_AT_ONCE, _READ_AHEAD = 16, 1000
 # What readers of commits rely on.
 _COMMIT_FIELDS = {
     "fingerprint",
@@ -66,7 +66,9 @@ def read_commit(store: Store, shard_id: str) -> dict[str, Any] | None:
 def read_commits(store: Store, shard_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The commits of some shards, in order, several read at a time; those that are not committed are left out."""
     with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
-        yield from filter(None, threads.map(lambda shard_id: read_commit(store, shard_id), shard_ids))
+        for begin in range(0, len(shard_ids), _READ_AHEAD):
+            some = shard_ids[begin : begin + _READ_AHEAD]
+            yield from filter(None, threads.map(lambda shard_id: read_commit(store, shard_id), some))
 
 
 class ShardLog:

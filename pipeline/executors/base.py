@@ -23,11 +23,13 @@ class ShardFailure:
     Attributes:
         shard_id: which one.
         path: its tar.
+        size_bytes: its size.
         history: the error of each attempt, by its message, or class and message.
     """
 
     shard_id: str
     path: str
+    size_bytes: int
     history: tuple[str, ...]
 
     @property
@@ -63,7 +65,7 @@ class Executor(Protocol):
 def failure_of(shard: Shard, errors: Sequence[BaseException]) -> ShardFailure:
     """Describes the errors of all attempts for a person; one of ours by its message, any other by its class too."""
     history = [str(e) if isinstance(e, VidtokError) else redact(f"{type(e).__name__}: {e}") for e in errors]
-    return ShardFailure(shard_id=shard.shard_id, path=shard.path, history=tuple(history))
+    return ShardFailure(shard_id=shard.shard_id, path=shard.path, size_bytes=shard.size_bytes, history=tuple(history))
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -85,10 +85,10 @@ def test_a_folder_of_videos(folder: Path, tmp_path: Path, kind: str) -> None:
     assert problems_of(config, folder) == []
     # The list is frozen: what comes later is added on purpose only, and what there is stays as it is.
     shutil.copy(folder / "a.mp4", folder / "0.mp4")
-    assert run_job(config).commits == []
+    assert run_job(config).progress.shards_done == 0
     before = rows_of(config, "id")
-    assert len(run_job(config, append=True).commits) == 1
-    assert run_job(config, append=True).commits == []
+    assert run_job(config, append=True).progress.shards_done == 1
+    assert run_job(config, append=True).progress.shards_done == 0
     assert [row for row in rows_of(config, "id") if row in before] == before
     assert sorted({key for (key,) in rows_of(config, "source_key")}) == ["0.mp4", "a.mp4", "deep/b.mp4", "deep/c.d.MKV"]
     assert problems_of(config, folder) == []
@@ -260,12 +260,12 @@ def test_rows_that_come_later_are_added_on_purpose(folder: Path, tmp_path: Path)
     run_job(config)
     ids = rows_of(config, "id")
     write_manifest(folder / "m.csv", [ROWS[6], *ROWS[:2], {**ROWS[2], "id": "new"}])
-    assert run_job(config).commits == []
-    assert len(run_job(config, append=True).commits) == 1
+    assert run_job(config).progress.shards_done == 0
+    assert run_job(config, append=True).progress.shards_done == 1
     # The second row of the same id and span is another one; the first was there.
     added = [row for row in rows_of(config, "source_key", "id") if (row[1],) not in ids]
     assert sorted(key for key, _ in added) == ["new", "whole", "whole"], "of a video of two clips"
-    assert run_job(config, append=True).commits == []
+    assert run_job(config, append=True).progress.shards_done == 0
     with pytest.raises(ConfigError, match=r"input\.videos: .* was begun with input\.manifests"):
         run_job(job_of({"videos": str(folder)}, tmp_path / "out"))
 
@@ -458,7 +458,7 @@ def test_the_loser_of_a_race_says_what_it_did_not_add(folder: Path, tmp_path: Pa
     late = make_plan(more)  # found more, and comes second
     run_job(config)
     assert len(prepare(late)) == 1 and "another run added videos meanwhile; `vidtok tokenize --append`" in caplog.text
-    assert len(run_job(more, append=True).commits) == 1
+    assert run_job(more, append=True).progress.shards_done == 1
     assert problems_of(more, folder) == []
 
 

@@ -68,7 +68,7 @@ def test_gpus_may_be_shared_and_are_found_by_default(shards: Path, tmp_path: Pat
 
 def test_more_workers_than_fit_do_not_stop_the_job(shards: Path, tmp_path: Path) -> None:
     config = ray_job(shards, tmp_path / "out", num_workers=3, gpus_per_worker=2)
-    assert len(run_job(config).commits) == NUM_SHARDS
+    assert run_job(config).progress.shards_done == NUM_SHARDS
 
 
 def kill_one_worker(when: Callable[[], bool]) -> threading.Thread:
@@ -89,7 +89,7 @@ def test_a_killed_worker_costs_an_attempt_and_no_row(shards: Path, tmp_path: Pat
     killer = kill_one_worker(lambda: parts.is_dir() and any(parts.iterdir()))
     result = run_job(config)
     killer.join()
-    assert not result.failures and len(result.commits) == NUM_SHARDS
+    assert not result.failures and result.progress.shards_done == NUM_SHARDS
     reference = job(shards, tmp_path / "reference", clips={"fps": None})
     run_job(reference)
     assert dataset_rows(config).equals(dataset_rows(reference))
@@ -107,7 +107,7 @@ def test_a_shard_that_fails_is_given_up_and_the_others_are_committed(shards: Pat
             pack_tar(tmp_path / "in" / "1.tar", [("v.mp4", b"x" * 30_000)])
 
     result = run_job(config, spoil)
-    assert len(result.commits) == NUM_SHARDS - 1
+    assert result.progress.shards_done == NUM_SHARDS - 1
     (failure,) = result.failures
     assert (failure.path, failure.attempts) == ("1.tar", 2)
     assert "when the input was listed" in failure.error and "Traceback" not in failure.error
