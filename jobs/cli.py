@@ -1,7 +1,7 @@
 """The `vidtok` command line.
 
 Exit codes: 0 all shards are committed, 1 some shard failed, 2 the job cannot run as it is (nothing was tokenized),
-130 interrupted (run it again to go on).
+130 interrupted, 143 told to stop by SIGTERM (run it again to go on).
 """
 
 import json
@@ -20,15 +20,17 @@ from rich.table import Table
 
 from jobs.display import ProgressDisplay
 from pipeline.config import RANDOM_CHECKPOINT, JobConfig
-from pipeline.errors import ConfigError, ErrorBudgetExceeded, ShardError, VidtokError, WorkerUnfit
+from pipeline.errors import ConfigError, ErrorBudgetExceeded, ShardError, Stopped, VidtokError, WorkerUnfit
 from pipeline.job_file import load_job
 from pipeline.secrets import RedactingFormatter, redact
+from pipeline.stopping import stop_on_sigterm
 
 __all__ = ["app", "main"]
 
 EXIT_SHARD_FAILED = 1
 EXIT_BAD_CONFIG = 2
 EXIT_INTERRUPTED = 130
+EXIT_STOPPED = 143
 
 app = typer.Typer(
     help="Turns shards of videos into datasets of VidTok tokens or latents.",
@@ -72,12 +74,16 @@ def tokenize(
 
 @contextmanager
 def _displayed() -> Iterator[ProgressDisplay]:
+    stop_on_sigterm()
     try:
         with ProgressDisplay(err) as display:
             yield display
     except KeyboardInterrupt:  # Typer would end in silence
         err.print("Interrupted. What is committed stays; run the same command again to go on.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    except Stopped:
+        err.print("Stopped, as SIGTERM asks. What is written stays; run the same command again to go on.")
+        raise typer.Exit(EXIT_STOPPED) from None
 
 
 def _conclude(config: JobConfig, result: Any) -> None:

@@ -1,10 +1,10 @@
-"""The error budget: so many rejects that something must be wrong with the job stop it."""
+"""The error budget: where so much fails that something must be wrong with the job, it stops."""
 
 from pipeline.config import BudgetConfig
 from pipeline.errors import ErrorBudgetExceeded
 from pipeline.progress import WANTED_REJECTS, Counters
 
-__all__ = ["check_budget"]
+__all__ = ["check_budget", "check_failures"]
 
 _SHOWN = 3
 
@@ -43,3 +43,21 @@ def check_budget(counters: Counters, budget: BudgetConfig, output: str) -> None:
             ]
         )
     )
+
+
+def check_failures(in_a_row: int, budget: BudgetConfig, last: str) -> None:
+    """Looks at the shards that were given up since the last one that was done.
+
+    Args:
+        in_a_row: how many.
+        budget: what is allowed.
+        last: the last one and its error, for the message.
+
+    Raises:
+        ErrorBudgetExceeded: too many: credentials have expired, say, or a disk is full.
+    """
+    if budget.failed_shards_in_a_row is not None and in_a_row >= budget.failed_shards_in_a_row:
+        raise ErrorBudgetExceeded(
+            f"the job was stopped: {in_a_row:,} shards in a row failed (budget.failed_shards_in_a_row), the last one "
+            f"{last}\nonce the cause is mended, the same command tries all of them again"
+        )

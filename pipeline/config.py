@@ -132,7 +132,7 @@ class RowsConfig(Section):
 
 
 class BudgetConfig(Section):
-    """When so many videos are rejected that the job is stopped; what it filters, or is too short for it, aside."""
+    """When so much fails that the job is stopped; videos that it filters, or that are too short for it, aside."""
 
     rejects_in_a_row: int | None = Field(
         default=500, gt=0, description="Rejects of one worker, one after the other; null: any number."
@@ -141,6 +141,9 @@ class BudgetConfig(Section):
         default=0.5, ge=0, lt=1, description="Share of the run's videos that may be rejected; null: any."
     )
     least_videos: int = Field(default=1000, gt=0, description="Before so many videos no share is looked at.")
+    failed_shards_in_a_row: int | None = Field(
+        default=20, gt=0, description="Shards given up one after the other, and none done between; null: any number."
+    )
 
 
 class StoreConfig(Section):

@@ -2,19 +2,16 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from pipeline.records import Batch, Clip
+from pipeline.records import Batch, Clip, EncodedClip
 from vidtok_model import TokenizerConfig, VideoTokenizer
 
 __all__ = [
     "TORCH_DTYPES",
     "ClipEncoder",
-    "EncodedClip",
     "bytes_per_position",
     "encode",
     "frames_to_clips",
@@ -22,21 +19,6 @@ __all__ = [
 ]
 
 TORCH_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedClip:
-    """What the encoder made of one clip.
-
-    Attributes:
-        tokens_THW: int32 codebook indices; None for a KL model.
-        latents_CTHW: float32 posterior mean; None for an FSQ model.
-        logvar_CTHW: float32 posterior log-variance; None for an FSQ model.
-    """
-
-    tokens_THW: npt.NDArray[np.int32] | None = None
-    latents_CTHW: npt.NDArray[np.float32] | None = None
-    logvar_CTHW: npt.NDArray[np.float32] | None = None
 
 
 def encode(batches: Iterable[Batch], encoder: "ClipEncoder") -> Iterator[tuple[Batch, list[EncodedClip]]]:

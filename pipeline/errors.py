@@ -11,6 +11,7 @@ __all__ = [
     "ErrorBudgetExceeded",
     "SampleError",
     "ShardError",
+    "Stopped",
     "StorageError",
     "VidtokError",
     "WorkerUnfit",
@@ -82,3 +83,7 @@ class ErrorBudgetExceeded(VidtokError):
 
 class WorkerUnfit(VidtokError):
     """This worker does not compute what it should. It is taken out before it writes; others do its shards."""
+
+
+class Stopped(VidtokError):
+    """This process was told to stop, and did so where nothing that it had finished is lost."""

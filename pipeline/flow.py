@@ -24,6 +24,7 @@ from pipeline.records import Batch, DecodedFrame, Shard, Video
 from pipeline.rows import build_rows
 from pipeline.samples import not_yet_done, read_shard, read_some
 from pipeline.shard_log import ShardLog, read_commit
+from pipeline.stopping import check_stop
 from pipeline.storage import Store
 from pipeline.video_lists import read_listed
 from vidtok_model import TokenizerConfig
@@ -92,6 +93,7 @@ def tokenize_shard(shard: Shard, work: Work, *, attempt_id: str) -> dict[str, An
         StorageError: a store failed.
         CommitConflict: another result stands in the dataset.
         WorkerUnfit: this worker does not compute what it should.
+        Stopped: this process was told to stop; its last part is in the store.
     """
     standing = read_commit(work.output, shard.shard_id)
     if standing is not None:
@@ -125,6 +127,7 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog) -> bool:
         work.before_writing()
         if not log.append(part):
             return False
+        check_stop()  # what is finished is in the store
     return True
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.budget import check_budget
+from pipeline.budget import check_budget, check_failures
 from pipeline.config import JobConfig
 from pipeline.crash_points import crash_point
 from pipeline.dataset import Dataset
 from pipeline.errors import VidtokError
-from pipeline.executors import Executor, InlineExecutor, ShardFailure
+from pipeline.executors import Executor, InlineExecutor, ShardFailure, WorkOrder
 from pipeline.inputs import grow_inputs
 from pipeline.plan import Plan, make_plan
 from pipeline.progress import Counters
@@ -23,7 +23,6 @@ from pipeline.runs import Run, announced
 from pipeline.shard_table import ShardTable
 from pipeline.snapshots import Snapshot, add_to_snapshot, newest_snapshot
 from pipeline.storage import check_conditional_put
-from pipeline.worker import WorkOrder
 
 __all__ = ["JobResult", "Progress", "make_executor", "prepare", "run_job", "run_shards"]
 
@@ -174,6 +173,7 @@ def _run_announced(
         check_budget(counters, plan.config.budget, plan.store.root)
 
     order = WorkOrder(config=plan.config, description=plan.description)
+    in_a_row = 0
     given = _largest_first(pending, run.run_id)
     for outcome in make_executor(plan.config).run(order, given, on_work) if pending else ():
         if isinstance(outcome, ShardFailure):
@@ -182,8 +182,11 @@ def _run_announced(
             result.failures.append(outcome)
             run.facts["failed"] = [vars(failure) for failure in result.failures]
             log.error("shard %s: given up after %d attempts: %s", outcome.path, outcome.attempts, outcome.error)
+            in_a_row += 1
+            check_failures(in_a_row, plan.config.budget, f"{outcome.path}: {outcome.error}")
         else:
             progress.shards_done += 1
+            in_a_row = 0
             progress.bytes_left -= outcome["source"]["size_bytes"]
             result.totals.update({name: outcome[name] for name in ("videos", "rows", "tokens")})
             result.totals["rejects"] += sum(outcome["rejects_by_class"].values())

@@ -1,18 +1,21 @@
 """What a job would do, found out before anything is written: its shards, its weights, and what they are made of."""
 
+import json
 import logging
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import av
-import torch
 
+from pipeline.checkpoints import Weights, locate_weights
 from pipeline.config import JobConfig
 from pipeline.dataset import Dataset, check_same_plan, fingerprint
 from pipeline.decoding.frames import SAMPLER_VERSION
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
 from pipeline.input_config import InputConfig
 from pipeline.inputs import read_inputs
 from pipeline.records import Shard
@@ -22,7 +25,6 @@ from pipeline.shard_table import ShardTable
 from pipeline.shards import input_root, list_shards, relative_patterns
 from pipeline.storage import Store, open_store
 from pipeline.video_lists import VideoLists, list_videos, read_listed
-from pipeline.weights import Weights, load_weights, locate_weights
 
 __all__ = ["Plan", "describe", "make_plan"]
 
@@ -76,17 +78,40 @@ def make_plan(config: JobConfig, *, append: bool = False) -> Plan:
         _check_patterns(config, dataset, append=append and standing is not None)
     else:
         # A checkpoint that does not fit must not leave a dataset behind, which the right one would not match.
-        load_weights(
-            config.model.tokenizer_config(),
-            weights,
-            checkpoint=config.model.checkpoint,
-            device="cpu",
-            dtype=torch.float32,
-            options=input_options,
-        )
+        _check_fit(config, weights)
     return Plan(
         config=config, store=store, description=description, standing=standing, found=new.shards, lists=new.files
     )
+
+
+# In a process of its own: a driver that hands out shards needs no PyTorch, and no memory for a model.
+_CHECK_FIT = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from pipeline.checkpoints import Weights
+from pipeline.config import JobConfig
+from pipeline.errors import VidtokError
+from pipeline.weights import check_fit
+job = json.load(sys.stdin)
+try:
+    check_fit(JobConfig.model_validate(job["config"]), Weights(**job["weights"]))
+except VidtokError as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+def _check_fit(config: JobConfig, weights: Weights) -> None:
+    if config.executor.kind == "inline":
+        from pipeline.weights import check_fit  # what works in this process needs PyTorch here
+
+        check_fit(config, weights)
+        return
+    job = {"config": config.model_dump(mode="json"), "weights": vars(weights)}
+    command = [sys.executable, "-c", _CHECK_FIT, json.dumps(sys.path)]
+    checked = subprocess.run(command, input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=True)
+    if checked.stdout:
+        kind, message = json.loads(checked.stdout.splitlines()[-1])
+        raise {"ConfigError": ConfigError}.get(kind, StorageError)(message)
 
 
 def _find_new(config: JobConfig, store: Store, standing: Sequence[Shard]) -> VideoLists:
@@ -144,7 +169,7 @@ def describe(config: JobConfig, weights: Weights) -> dict[str, Any]:
         },
         "versions": {
             "vidtok-pipeline": version("vidtok-pipeline"),
-            "torch": torch.__version__,
+            "torch": version("torch"),
             "av": av.__version__,
             **libraries,
         },

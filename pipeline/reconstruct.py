@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.checkpoints import Weights
 from pipeline.records import Frames
-from pipeline.weights import Weights, load_weights
+from pipeline.weights import load_weights
 from vidtok_model import TokenizerConfig, VideoTokenizer
 
 __all__ = ["clips_to_frames", "decode_row", "load_decoder", "write_video"]

@@ -9,6 +9,7 @@ __all__ = [
     "Batch",
     "Clip",
     "DecodedFrame",
+    "EncodedClip",
     "Part",
     "Position",
     "Reject",
@@ -182,6 +183,21 @@ class Clip:
     duration_seconds: float
     num_padded_frames: int
     flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedClip:
+    """What the encoder made of one clip.
+
+    Attributes:
+        tokens_THW: int32 codebook indices; None for a KL model.
+        latents_CTHW: float32 posterior mean; None for an FSQ model.
+        logvar_CTHW: float32 posterior log-variance; None for an FSQ model.
+    """
+
+    tokens_THW: npt.NDArray[np.int32] | None = None
+    latents_CTHW: npt.NDArray[np.float32] | None = None
+    logvar_CTHW: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

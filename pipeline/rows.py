@@ -8,8 +8,7 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 
-from pipeline.encode import EncodedClip
-from pipeline.records import Batch, Clip, Part, Reject, VideoEnd, VideoRef
+from pipeline.records import Batch, Clip, EncodedClip, Part, Reject, VideoEnd, VideoRef
 
 __all__ = ["FORMAT_VERSION", "PAYLOAD_COLUMNS", "REJECT_SCHEMA", "build_rows", "row_id", "row_schema"]
 

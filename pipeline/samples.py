@@ -15,23 +15,12 @@ from dataclasses import dataclass, field
 from typing import IO, cast
 
 from pipeline.errors import ShardError
+from pipeline.extensions import OTHER_EXTENSIONS, PICTURE_EXTENSIONS, TEXT_EXTENSIONS, VIDEO_EXTENSIONS
 from pipeline.records import Position, Reject, Shard, Video, VideoRef
 from pipeline.storage import Store
 from pipeline.tars import Damage, Member, TarEnd, read_members
 
-__all__ = ["PICTURE_EXTENSIONS", "TEXT_EXTENSIONS", "VIDEO_EXTENSIONS", "not_yet_done", "read_shard", "read_some"]
-
-_VIDEO_EXTENSIONS = """
-    264 265 3g2 3gp asf av1 avi divx dv f4v flv gif h264 h265 hevc ivf m1v m2p m2ts m2v m4v mjpeg mjpg mkv mov mp4 mpe
-    mpeg mpg mpv mts mxf nut obu ogm ogv qt rm rmvb ts vob webm wmv wtv y4m
-"""
-VIDEO_EXTENSIONS = frozenset(_VIDEO_EXTENSIONS.split())
-# Pictures lie beside videos, or are what there is: stills, and animated WebP.
-PICTURE_EXTENSIONS = frozenset({"apng", "bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
-# What lies beside videos and is none. A member of any other kind is tried where no name says which is the video.
-_OTHER = "aac cls flac m4a mp3 npy npz oga opus pickle pkl pt pth wav"
-_OTHER_EXTENSIONS = PICTURE_EXTENSIONS | frozenset(_OTHER.split())
-TEXT_EXTENSIONS = frozenset({"cap", "caption", "json", "txt"})
+__all__ = ["not_yet_done", "read_shard", "read_some"]
 
 # Of a member, where nobody says otherwise (LimitsConfig.video_bytes).
 _MAX_BYTES = 4 * 2**30
@@ -156,7 +145,7 @@ def _choose_videos(sample: _Sample) -> list[Member]:
     videos = [member for member in sample.members.values() if _is_video(member)]
     if not videos:
         # No name says which member is the video: the first that may be one is tried.
-        may_be = (member for member in sample.members.values() if _kind(member.extension) not in _OTHER_EXTENSIONS)
+        may_be = (member for member in sample.members.values() if _kind(member.extension) not in OTHER_EXTENSIONS)
         videos = [member for member in may_be if member.is_too_large or _as_text(member.data) is None][:1]
     if not videos:
         videos = [member for member in sample.members.values() if _kind(member.extension) in PICTURE_EXTENSIONS]

@@ -81,8 +81,11 @@ class ShardTable(Sequence[Shard]):
     def __getitem__(self, index: slice) -> "ShardTable": ...
     def __getitem__(self, index: int | slice) -> "Shard | ShardTable":
         """One shard, or a part of the table."""
-        numbers = np.arange(len(self))[index]
-        return self.chosen(numbers) if isinstance(index, slice) else next(iter(self.chosen(numbers.reshape(1))))
+        if isinstance(index, slice):
+            return self.chosen(np.arange(len(self))[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return next(iter(self.chosen(np.array([index % len(self)]))))
 
     def __iter__(self) -> Iterator[Shard]:
         """Each shard."""

@@ -12,9 +12,9 @@ from typing import Any
 from braceexpand import braceexpand
 
 from pipeline.errors import ConfigError
+from pipeline.extensions import PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
 from pipeline.input_config import InputConfig, InputKind
 from pipeline.records import Shard
-from pipeline.samples import PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
 from pipeline.secrets import redact_url, storable
 from pipeline.storage import ObjectInfo, Store, absolute_url, open_store
 

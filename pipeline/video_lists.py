@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import ConfigError, ShardError
+from pipeline.extensions import TEXT_EXTENSIONS
 from pipeline.input_config import InputConfig
 from pipeline.manifests import ManifestRow, read_manifest, stand_in
 from pipeline.parts import read_table, table_bytes
 from pipeline.records import Shard, VideoRange
-from pipeline.samples import TEXT_EXTENSIONS
 from pipeline.secrets import redact_url
 from pipeline.shards import Found, find_files
 from pipeline.storage import Store

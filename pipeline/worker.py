@@ -2,15 +2,16 @@
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pipeline.config import ExecutorConfig, JobConfig
+from pipeline.checkpoints import Weights
+from pipeline.config import ExecutorConfig
 from pipeline.decoding.here import DecoderHere
 from pipeline.decoding.pool import DecoderLimits, DecoderPool
 from pipeline.encode import TORCH_DTYPES, ClipEncoder
+from pipeline.executors import WorkOrder
 from pipeline.flow import VideoDecoder, Work, tokenize_shard
 from pipeline.listed_videos import VideoFetcher
 from pipeline.progress import Counters
@@ -19,9 +20,9 @@ from pipeline.rows import row_schema
 from pipeline.self_check import SelfCheck
 from pipeline.shards import input_root
 from pipeline.storage import open_store
-from pipeline.weights import Weights, load_weights
+from pipeline.weights import load_weights
 
-__all__ = ["ShardWorker", "WorkOrder"]
+__all__ = ["ShardWorker"]
 
 _PROVENANCE = ("format_version", "fingerprint", "plan", "model", "versions")
 
@@ -35,19 +36,6 @@ def _decoder(executor: ExecutorConfig) -> VideoDecoder:
         base_seconds=executor.decode_seconds,
     )
     return DecoderPool(executor.num_decoders, limits)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkOrder:
-    """What a worker needs to know of a job; small, and sent to each worker once.
-
-    Attributes:
-        config: the job.
-        description: what dataset.json says.
-    """
-
-    config: JobConfig
-    description: dict[str, Any]
 
 
 class ShardWorker:

@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.encode import EncodedClip
-from pipeline.records import Batch, Clip, Position, Reject, SourceInfo, VideoEnd, VideoRef
+from pipeline.records import Batch, Clip, EncodedClip, Position, Reject, SourceInfo, VideoEnd, VideoRef
 
 __all__ = ["batch_of", "clip_of", "end_of", "random_latents", "tokens_of"]
 

@@ -6,13 +6,19 @@
         clips_BCTHW = tokenizer.decode_tokens(encoded.tokens)  # from (B, 5, 32, 32), integers
 
 Read config.py first (what the models are), then tokenizer.py, networks.py and layers.py (what they compute).
+PyTorch is imported with the first name that needs it, so that whoever only asks what the models are has no need of it.
 """
 
-from vidtok_model.checkpoint import load_tokenizer
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from vidtok_model.config import TokenizerConfig
 from vidtok_model.models import MODELS, get_config
-from vidtok_model.regularizers import Encoded
-from vidtok_model.tokenizer import VideoTokenizer, random_tokenizer
+
+if TYPE_CHECKING:
+    from vidtok_model.checkpoint import load_tokenizer
+    from vidtok_model.regularizers import Encoded
+    from vidtok_model.tokenizer import VideoTokenizer, random_tokenizer
 
 __all__ = [
     "MODELS",
@@ -23,3 +29,16 @@ __all__ = [
     "load_tokenizer",
     "random_tokenizer",
 ]
+
+_LATER = {
+    "Encoded": "regularizers",
+    "VideoTokenizer": "tokenizer",
+    "load_tokenizer": "checkpoint",
+    "random_tokenizer": "tokenizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

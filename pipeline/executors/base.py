@@ -4,16 +4,29 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipeline.config import JobConfig
 from pipeline.errors import CommitConflict, ConfigError, VidtokError
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.secrets import redact
-from pipeline.worker import WorkOrder
 
-__all__ = ["Executor", "OnWork", "ShardFailure", "failure_of", "is_retryable"]
+__all__ = ["Executor", "OnWork", "ShardFailure", "WorkOrder", "failure_of", "is_retryable"]
 
 
 OnWork = Callable[[Counters, Sequence[Shard]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkOrder:
+    """What a worker needs to know of a job; small, and sent to each worker once.
+
+    Attributes:
+        config: the job.
+        description: what dataset.json says.
+    """
+
+    config: JobConfig
+    description: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ErrorBudgetExceeded, WorkerUnfit
-from pipeline.executors.base import OnWork, ShardFailure, failure_of, is_retryable
+from pipeline.errors import ErrorBudgetExceeded, Stopped, WorkerUnfit
+from pipeline.executors.base import OnWork, ShardFailure, WorkOrder, failure_of, is_retryable
 from pipeline.records import Shard
-from pipeline.worker import ShardWorker, WorkOrder
+from pipeline.stopping import check_stop
+
+if TYPE_CHECKING:
+    from pipeline.worker import ShardWorker
 
 __all__ = ["InlineExecutor"]
 
@@ -22,19 +25,22 @@ class InlineExecutor:
         self, order: WorkOrder, shards: Sequence[Shard], on_work: OnWork
     ) -> Iterator[dict[str, Any] | ShardFailure]:
         """See Executor.run."""
+        from pipeline.worker import ShardWorker  # with PyTorch, of which a driver of Ray's has none
+
         under_way: list[Shard] = []
         worker = ShardWorker(order, on_progress=lambda counters: on_work(counters, under_way))
         with closing(worker):
             for shard in shards:
+                check_stop()
                 under_way[:] = [shard]
                 yield self._try(worker, shard, order.config.executor.max_attempts)
 
-    def _try(self, worker: ShardWorker, shard: Shard, max_attempts: int) -> dict[str, Any] | ShardFailure:
+    def _try(self, worker: "ShardWorker", shard: Shard, max_attempts: int) -> dict[str, Any] | ShardFailure:
         errors: list[BaseException] = []
         for attempt in range(1, max_attempts + 1):
             try:
                 return worker.tokenize(shard)
-            except (ErrorBudgetExceeded, WorkerUnfit):
+            except (ErrorBudgetExceeded, Stopped, WorkerUnfit):
                 raise  # not the shard's fault
             except Exception as error:  # the shard's boundary: whatever happened, the others go on
                 log.debug("shard %s, attempt %d", shard.path, attempt, exc_info=True)

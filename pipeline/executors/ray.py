@@ -3,23 +3,27 @@
 Only shard descriptions, commits and counts cross Ray; frames never leave the worker's process.
 """
 
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipeline.config import ExecutorConfig
-from pipeline.errors import ConfigError, ShardError, VidtokError, WorkerUnfit
-from pipeline.executors.base import OnWork, ShardFailure, failure_of, is_retryable
+from pipeline.errors import ConfigError, ShardError, Stopped, VidtokError, WorkerUnfit
+from pipeline.executors.base import OnWork, ShardFailure, WorkOrder, failure_of, is_retryable
 from pipeline.progress import Counters
 from pipeline.records import Shard
-from pipeline.worker import ShardWorker, WorkOrder
+from pipeline.stopping import check_stop, stop_on_sigterm
+
+if TYPE_CHECKING:
+    from pipeline.worker import ShardWorker
 
 __all__ = ["RayExecutor"]
 
@@ -35,6 +39,7 @@ class ShardActor:
     """A ShardWorker in a process of its own. Ray starts it anew where that dies, which is why it loads lazily."""
 
     def __init__(self, order: WorkOrder) -> None:
+        stop_on_sigterm()  # here, which is the main thread
         self._order = order
         self._worker: ShardWorker | None = None
 
@@ -44,6 +49,7 @@ class ShardActor:
         self._load()
 
     def tokenize(self, shard: Shard) -> tuple[dict[str, Any], Counters]:
+        check_stop()
         worker = self._load()
         return worker.tokenize(shard), worker.counters
 
@@ -51,8 +57,10 @@ class ShardActor:
     def counters(self) -> Counters:
         return self._worker.counters if self._worker else Counters()
 
-    def _load(self) -> ShardWorker:
+    def _load(self) -> "ShardWorker":
         if self._worker is None:
+            from pipeline.worker import ShardWorker  # with PyTorch, of which the driver has none
+
             self._worker = ShardWorker(self._order)
         return self._worker
 
@@ -66,24 +74,13 @@ class _Member:
     failed_starts: int = 0  # since it last started
     asked: Any = None  # the pending answer to the last question for its counters
     counters: Counters = field(default_factory=Counters)
-    before: Counters = field(default_factory=Counters)  # of the processes that died
 
     def take_answer(self) -> None:
         if self.asked is None or not ray.wait([self.asked], timeout=0)[0]:
             return
         answer, self.asked = self.asked, None
-        try:
+        with contextlib.suppress(RayError):  # its death is found where its work is waited for
             self.counters = ray.get(answer)
-        except RayError:
-            self.was_lost()
-
-    def was_lost(self) -> None:
-        self.is_started = False
-        self.before += self.counters
-        self.counters = Counters()
-
-    def total(self) -> Counters:
-        return self.before + self.counters
 
 
 @dataclass
@@ -102,53 +99,105 @@ class RayExecutor:
     ) -> Iterator[dict[str, Any] | ShardFailure]:
         """See Executor.run."""
         with _session(order.config.executor):
-            crew = _Crew(order, min(order.config.executor.num_workers, len(shards)))
+            crew = _Crew(order, shards)
             try:
-                yield from crew.work(shards, on_work)
+                yield from crew.work(on_work)
             finally:
                 crew.dismiss()
 
 
 class _Crew:
-    """The actors of a job: shards go to whichever is ready first; those that come late join in."""
+    """The actors of a job: shards go to whichever is ready first; those that come late join in.
 
-    def __init__(self, order: WorkOrder, num_workers: int) -> None:
+    There are as many as there are shards left for them, up to `num_workers`, so that a cluster grows with the work and
+    shrinks at its end.
+    """
+
+    def __init__(self, order: WorkOrder, shards: Sequence[Shard]) -> None:
         self._max_attempts = order.config.executor.max_attempts
+        self._num_workers = order.config.executor.num_workers
         resources = _resources(order.config.executor)
         decorate: Any = ray.remote(concurrency_groups={"watch": 1})  # type: ignore[call-overload]  # not in its types
         remote = decorate(ShardActor).options(max_restarts=-1, **resources)
         # By value: an actor that starts anew on another node must not depend on an object of a node that is gone.
-        self._members = [_Member(remote.remote(order)) for _ in range(num_workers)]
-        self._starting = {member.actor.start.remote(): member for member in self._members}
+        self._new_actor: Callable[[], Any] = lambda: remote.remote(order)
+        self._new, self._num_new = iter(shards), len(shards)
+        self._first: deque[_Task] = deque()  # given back unharmed
+        self._again: deque[_Task] = deque()  # failed, and tried again when some time has passed
+        self._starting: dict[Any, _Member] = {}
         self._idle: list[_Member] = []
         self._running: dict[Any, tuple[_Member, _Task]] = {}
-        self._queue: deque[_Task] = deque()
-        self._wanted = f"{num_workers} workers of {resources}"
+        self._before = Counters()  # of processes that are gone
+        self._wanted = f"{self._num_workers} workers of {resources}"
 
-    def work(self, shards: Sequence[Shard], on_work: OnWork) -> Iterator[dict[str, Any] | ShardFailure]:
-        self._queue.extend(_Task(shard) for shard in shards)
-        heard = time.monotonic()
-        while self._queue or self._running:
-            while self._queue and self._idle:
-                task = self._queue.popleft()
-                member = self._idle.pop()
+    @property
+    def _num_waiting(self) -> int:
+        return len(self._first) + self._num_new + len(self._again)
+
+    @property
+    def _members(self) -> list[_Member]:
+        return [*self._idle, *self._starting.values(), *(member for member, _ in self._running.values())]
+
+    def work(self, on_work: OnWork) -> Iterator[dict[str, Any] | ShardFailure]:
+        heard = looked = time.monotonic()
+        while self._num_waiting or self._running:
+            check_stop()
+            self._fit()
+            while self._num_waiting and self._idle:
+                task, member = self._next_task(), self._idle.pop()
                 self._running[member.actor.tokenize.remote(task.shard)] = (member, task)
-            ready, _ = ray.wait([*self._running, *self._starting], timeout=_TICK_SECONDS)
+            waited_for = [*self._running, *self._starting]
+            ready, _ = ray.wait(waited_for, timeout=_TICK_SECONDS)
+            if ready:  # and all others that are, without waiting for them
+                ready, _ = ray.wait(waited_for, num_returns=len(waited_for), timeout=0)
             for answer in ready:
                 if answer in self._starting:
                     self._started(answer)
                 elif (outcome := self._ended(answer)) is not None:
                     yield outcome
+            now = time.monotonic()
             if ready or self._running:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > _SILENCE_SECONDS:
-                heard = time.monotonic()
+                heard = now
+            elif now - heard > _SILENCE_SECONDS:
+                heard = now
                 log.warning("no worker is ready yet: %s wanted, free are %s", self._wanted, ray.available_resources())  # type: ignore[no-untyped-call]
-            on_work(self._count(), [task.shard for _, task in self._running.values()])
+            if now - looked >= _TICK_SECONDS:
+                looked = now
+                on_work(self._count(), [task.shard for _, task in self._running.values()])
+        on_work(self._count(), [])
 
     def dismiss(self) -> None:
         for member in self._members:
             ray.kill(member.actor)
+
+    def _next_task(self) -> _Task:
+        if not self._first and self._num_new:
+            self._num_new -= 1
+            return _Task(next(self._new))
+        return (self._first or self._again).popleft()
+
+    def _fit(self) -> None:
+        """Hires and dismisses, so that there are as many as there is work for; none of those who work."""
+        surplus = len(self._members) - min(self._num_workers, self._num_waiting + len(self._running))
+        for _ in range(-surplus):
+            self._start(_Member(self._new_actor()))
+        for _ in range(min(surplus, len(self._idle))):
+            self._dismiss(self._idle.pop())
+            surplus -= 1
+        for answer in list(self._starting)[: max(surplus, 0)]:
+            self._dismiss(self._starting.pop(answer))
+
+    def _start(self, member: _Member) -> None:
+        self._starting[member.actor.start.remote()] = member
+
+    def _dismiss(self, member: _Member) -> None:
+        ray.kill(member.actor)
+        self._was_lost(member)
+
+    def _was_lost(self, member: _Member) -> None:
+        member.is_started = False
+        self._before += member.counters
+        member.counters, member.asked = Counters(), None
 
     def _started(self, answer: Any) -> None:
         member = self._starting.pop(answer)
@@ -163,7 +212,7 @@ class _Crew:
                 raise cause from None
             member.failed_starts += 1
             if member.failed_starts < self._max_attempts:
-                self._starting[member.actor.start.remote()] = member
+                self._start(member)
             else:
                 self._leave_out(member, ShardError(f"a worker could not start: {cause}"))
         else:
@@ -172,9 +221,9 @@ class _Crew:
 
     def _leave_out(self, member: _Member, cause: VidtokError) -> None:
         """Goes on without a worker; without any, it raises why."""
-        ray.kill(member.actor)
-        member.was_lost()
-        if not (self._starting or self._idle or self._running):
+        self._dismiss(member)
+        self._num_workers -= 1
+        if not self._num_workers:
             raise cause
         log.error("a worker is left out: %s", cause)
 
@@ -188,31 +237,35 @@ class _Crew:
             return commit
         except RayError as error:
             cause = _cause(error)
-        if isinstance(cause, WorkerUnfit):
-            self._queue.appendleft(task)  # which was not at fault
-            self._leave_out(member, cause)
+        if isinstance(cause, (Stopped, WorkerUnfit)):
+            self._first.append(task)
+            if isinstance(cause, Stopped):
+                log.warning("a worker was told to stop, and did; another one is asked for")
+                self._dismiss(member)
+            else:
+                self._leave_out(member, cause)
             return None
         if not isinstance(cause, RayActorError):
             self._idle.append(member)
         else:
-            member.was_lost()
-            # No other shard is sent to it before it is there again.
-            self._starting[member.actor.start.remote()] = member
+            self._was_lost(member)
+            self._start(member)  # no other shard is sent to it before it is there again
             cause = ShardError(f"its worker died: {' '.join(str(cause).split())[:500]}")
         task.errors.append(cause)
         attempt = len(task.errors)
         if attempt < self._max_attempts and is_retryable(cause):
             log.warning("shard %s: attempt %d of %d failed: %s", task.shard.path, attempt, self._max_attempts, cause)
-            self._queue.append(task)
+            self._again.append(task)
             return None
         return failure_of(task.shard, task.errors)
 
     def _count(self) -> Counters:
-        for member in self._members:
+        members = self._members
+        for member in members:
             member.take_answer()
             if member.asked is None and member.is_started:
                 member.asked = member.actor.counters.remote()
-        return sum((member.total() for member in self._members), Counters())
+        return sum((member.counters for member in members), self._before)
 
 
 def _cause(error: RayError) -> BaseException:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.checkpoints import Weights, locate_weights
 from pipeline.config import JobConfig
 from pipeline.dataset import Dataset, fingerprint, plan_difference
 from pipeline.errors import CommitConflict, ConfigError, StorageError
@@ -19,7 +20,6 @@ from pipeline.records import Shard
 from pipeline.shard_table import ShardTable
 from pipeline.snapshots import newest_snapshot
 from pipeline.storage import Store, open_store
-from pipeline.weights import Weights, locate_weights
 from tests.jobs_for_tests import dataset_rows, job, store_of
 from tests.media import gradient_frames, make_video, pack_tar
 

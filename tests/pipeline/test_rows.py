@@ -7,8 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from pipeline.encode import EncodedClip
-from pipeline.records import Batch, Clip, Part, Reject
+from pipeline.records import Batch, Clip, EncodedClip, Part, Reject
 from pipeline.rows import build_rows, row_id, row_schema
 from tests.records_for_tests import batch_of, clip_of, end_of, random_latents, tokens_of
 

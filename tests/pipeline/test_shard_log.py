@@ -15,13 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.encode import EncodedClip
 from pipeline.errors import CommitConflict, SampleError, ShardError, StorageError
 from pipeline.flow import Work, tokenize_shard
 from pipeline.input_config import InputConfig
 from pipeline.listed_videos import VideoFetcher
 from pipeline.parts import describe_part
-from pipeline.records import Clip, DecodedFrame, Part, Position, Shard, Video
+from pipeline.records import Clip, DecodedFrame, EncodedClip, Part, Position, Shard, Video
 from pipeline.rows import build_rows, row_schema
 from pipeline.shard_log import ShardLog, commit_path
 from pipeline.shards import list_shards

@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.checkpoints import Weights, locate_weights
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError, StorageError
-from pipeline.weights import Weights, load_weights, locate_weights
+from pipeline.weights import load_weights
 from tests.servers.web import WebServer
 from vidtok_model import MODELS, TokenizerConfig, VideoTokenizer, random_tokenizer
 
@@ -135,7 +136,7 @@ def test_a_checkpoint_behind_a_link(web_server: str, checkpoint: Path, cache: Pa
     url = f"{web_server}/{checkpoint.name}"
     weights = located(url + query)
     assert weights == Weights(checkpoint=url, identity=located(checkpoint).identity)
-    (cached,) = cache.iterdir()
+    (cached,) = cache.glob("[!.]*")
     assert cached.suffix == ".safetensors" and "hunter2" not in cached.name
     with pytest.raises(ConfigError, match=rf"checkpoint: {url} \(here as {cached}\) doesn't fit {NAME}"):
         load(FULL, weights, checkpoint=url + query)
@@ -203,11 +204,11 @@ def test_a_checkpoint_on_s3_is_fetched_once(on_s3: OnS3, cache: Path) -> None:
     on_s3.put(b"one")
     weights = on_s3.locate()
     assert weights == Weights(checkpoint=on_s3.url, identity=hashlib.sha256(b"one").hexdigest())
-    (cached,) = cache.iterdir()
+    (cached,) = cache.glob("[!.]*")
     assert cached.read_bytes() == b"one" and cached.suffix == ".safetensors"
     cached.write_bytes(b"cached")  # read again, it must come from here
     assert on_s3.locate().identity == hashlib.sha256(b"cached").hexdigest()
-    assert list(cache.iterdir()) == [cached], "and nothing temporary is left"
+    assert list(cache.glob("[!.]*")) == [cached], "and nothing temporary is left"
 
 
 def test_a_replaced_checkpoint_is_fetched_anew(on_s3: OnS3, cache: Path) -> None:
@@ -216,7 +217,7 @@ def test_a_replaced_checkpoint_is_fetched_anew(on_s3: OnS3, cache: Path) -> None
         on_s3.put(data)
         identities.append(on_s3.locate().identity)
     assert identities == [hashlib.sha256(data).hexdigest() for data in (b"one", b"two")]
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.glob("[!.]*"))) == 2
 
 
 def test_a_download_that_breaks_off_leaves_nothing(on_s3: OnS3, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +234,7 @@ def test_a_download_that_breaks_off_leaves_nothing(on_s3: OnS3, cache: Path, mon
         patch.setattr("pipeline.storage.reader.ObjectReader.read", read)
         with pytest.raises(StorageError, match="connection reset"):
             on_s3.locate()
-    assert list(cache.iterdir()) == []
+    assert list(cache.glob("[!.]*")) == []
     assert on_s3.locate().identity == hashlib.sha256(b"one").hexdigest()
 
 
