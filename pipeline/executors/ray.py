@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError, ShardError, Stopped, VidtokError, Worke
 from pipeline.executors.base import OnWork, ShardFailure, WorkOrder, failure_of, is_retryable
 from pipeline.progress import Counters
 from pipeline.records import Shard
-from pipeline.stopping import check_stop, stop_on_sigterm
+from pipeline.stopping import check_stop, keep_stop_on_sigterm, stop_on_sigterm
 
 if TYPE_CHECKING:
     from pipeline.worker import ShardWorker
@@ -29,40 +29,31 @@ __all__ = ["RayExecutor"]
 
 _TICK_SECONDS = 0.5
 _SILENCE_SECONDS = 30.0
-# How often a worker may die while it loads.
-_STARTS = 3
 
 log = logging.getLogger(__name__)
 
 
 class ShardActor:
-    """A ShardWorker in a process of its own. Ray starts it anew where that dies, which is why it loads lazily."""
+    """A ShardWorker in a process of its own."""
 
     def __init__(self, order: WorkOrder) -> None:
         stop_on_sigterm()  # here, which is the main thread
         self._order = order
         self._worker: ShardWorker | None = None
 
-    # Tried again so that it waits for an actor that Ray starts anew, where any other call fails at once.
-    @ray.method(max_task_retries=_STARTS)
     def start(self) -> None:
-        self._load()
+        from pipeline.worker import ShardWorker  # with PyTorch, of which the driver has none
+
+        self._worker = ShardWorker(self._order)
 
     def tokenize(self, shard: Shard) -> tuple[dict[str, Any], Counters]:
         check_stop()
-        worker = self._load()
-        return worker.tokenize(shard), worker.counters
+        assert self._worker is not None, "start comes first"
+        return self._worker.tokenize(shard), self._worker.counters
 
     @ray.method(concurrency_group="watch")
     def counters(self) -> Counters:
         return self._worker.counters if self._worker else Counters()
-
-    def _load(self) -> "ShardWorker":
-        if self._worker is None:
-            from pipeline.worker import ShardWorker  # with PyTorch, of which the driver has none
-
-            self._worker = ShardWorker(self._order)
-        return self._worker
 
 
 @dataclass(eq=False)
@@ -71,7 +62,6 @@ class _Member:
 
     actor: Any
     is_started: bool = False
-    failed_starts: int = 0  # since it last started
     asked: Any = None  # the pending answer to the last question for its counters
     counters: Counters = field(default_factory=Counters)
 
@@ -110,7 +100,8 @@ class _Crew:
     """The actors of a job: shards go to whichever is ready first; those that come late join in.
 
     There are as many as there are shards left for them, up to `num_workers`, so that a cluster grows with the work and
-    shrinks at its end.
+    shrinks at its end. For one that died another is asked for, which waits for a place wherever there is one: an actor
+    that Ray starts anew fails its calls until it has one.
     """
 
     def __init__(self, order: WorkOrder, shards: Sequence[Shard]) -> None:
@@ -118,8 +109,7 @@ class _Crew:
         self._num_workers = order.config.executor.num_workers
         resources = _resources(order.config.executor)
         decorate: Any = ray.remote(concurrency_groups={"watch": 1})  # type: ignore[call-overload]  # not in its types
-        remote = decorate(ShardActor).options(max_restarts=-1, **resources)
-        # By value: an actor that starts anew on another node must not depend on an object of a node that is gone.
+        remote = decorate(ShardActor).options(**resources)
         self._new_actor: Callable[[], Any] = lambda: remote.remote(order)
         self._new, self._num_new = iter(shards), len(shards)
         self._first: deque[_Task] = deque()  # given back unharmed
@@ -127,6 +117,7 @@ class _Crew:
         self._starting: dict[Any, _Member] = {}
         self._idle: list[_Member] = []
         self._running: dict[Any, tuple[_Member, _Task]] = {}
+        self._failed_starts = 0  # since one started
         self._before = Counters()  # of processes that are gone
         self._wanted = f"{self._num_workers} workers of {resources}"
 
@@ -180,24 +171,18 @@ class _Crew:
         """Hires and dismisses, so that there are as many as there is work for; none of those who work."""
         surplus = len(self._members) - min(self._num_workers, self._num_waiting + len(self._running))
         for _ in range(-surplus):
-            self._start(_Member(self._new_actor()))
+            member = _Member(self._new_actor())
+            self._starting[member.actor.start.remote()] = member
         for _ in range(min(surplus, len(self._idle))):
             self._dismiss(self._idle.pop())
             surplus -= 1
         for answer in list(self._starting)[: max(surplus, 0)]:
             self._dismiss(self._starting.pop(answer))
 
-    def _start(self, member: _Member) -> None:
-        self._starting[member.actor.start.remote()] = member
-
     def _dismiss(self, member: _Member) -> None:
         ray.kill(member.actor)
-        self._was_lost(member)
-
-    def _was_lost(self, member: _Member) -> None:
         member.is_started = False
         self._before += member.counters
-        member.counters, member.asked = Counters(), None
 
     def _started(self, answer: Any) -> None:
         member = self._starting.pop(answer)
@@ -205,18 +190,18 @@ class _Crew:
             ray.get(answer)
         except RayError as error:
             cause = _cause(error)
-            if isinstance(cause, WorkerUnfit):
-                self._leave_out(member, cause)
-                return
             if not is_retryable(cause):
                 raise cause from None
-            member.failed_starts += 1
-            if member.failed_starts < self._max_attempts:
-                self._start(member)
-            else:
+            self._failed_starts += 1
+            if isinstance(cause, WorkerUnfit):
+                self._leave_out(member, cause)
+            elif self._failed_starts % self._max_attempts == 0:
                 self._leave_out(member, ShardError(f"a worker could not start: {cause}"))
+            else:
+                log.warning("a worker could not start, and another is asked for: %s", cause)
+                self._dismiss(member)
         else:
-            member.is_started, member.failed_starts = True, 0
+            member.is_started, self._failed_starts = True, 0
             self._idle.append(member)
 
     def _leave_out(self, member: _Member, cause: VidtokError) -> None:
@@ -248,8 +233,7 @@ class _Crew:
         if not isinstance(cause, RayActorError):
             self._idle.append(member)
         else:
-            self._was_lost(member)
-            self._start(member)  # no other shard is sent to it before it is there again
+            self._dismiss(member)
             cause = ShardError(f"its worker died: {' '.join(str(cause).split())[:500]}")
         task.errors.append(cause)
         attempt = len(task.errors)
@@ -289,7 +273,8 @@ def _session(executor: ExecutorConfig) -> Iterator[None]:
         yield
         return
     try:
-        ray.init(address=executor.address, include_dashboard=None, logging_level=logging.WARNING)
+        with keep_stop_on_sigterm():
+            ray.init(address=executor.address, include_dashboard=None, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"executor.address: no Ray cluster answers at {executor.address or 'auto'}: {error}"

@@ -71,11 +71,11 @@ def test_more_workers_than_fit_do_not_stop_the_job(shards: Path, tmp_path: Path)
     assert run_job(config).progress.shards_done == NUM_SHARDS
 
 
-def kill_one_worker(when: Callable[[], bool]) -> threading.Thread:
+def kill_one_worker(when: Callable[[], bool], how: int = signal.SIGKILL) -> threading.Thread:
     def wait_and_kill() -> None:
         while not when():
             time.sleep(0.02)
-        os.kill(worker_pids()[0], signal.SIGKILL)
+        os.kill(worker_pids()[0], how)
 
     thread = threading.Thread(target=wait_and_kill)
     thread.start()
