@@ -36,6 +36,8 @@ _LOST_CONNECTIONS = {
     "aiohttp": ["ClientConnectionError", "ClientPayloadError"],
     "azure.core.exceptions": ["IncompleteReadError", "ServiceRequestError", "ServiceResponseError"],
     "botocore.exceptions": [
+        "ConnectTimeoutError",
+        "EndpointConnectionError",
         "FlexibleChecksumError",
         "HTTPClientError",
         "IncompleteReadError",

@@ -1,8 +1,9 @@
 """The same job behind a store that drops, delays, throttles, cuts off and loses answers, or dies and comes back."""
 
 import itertools
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,25 @@ def test_a_store_that_is_killed_and_comes_back(
 
     assert not run_job(config, restart).failures
     assert_whole(config, unbroken)
+
+
+def test_a_store_that_refuses_connections_is_waited_for(server: LocalBucket) -> None:
+    """As one does that restarts; until then each kind of request is tried again."""
+    store = open_store("s3://corpus/away", {"endpoint_url": server.endpoint, "retry_seconds": 30})
+    store.put("d/x", b"1")
+    requests: list[Callable[[], Any]] = [
+        lambda: store.read("d/x"),
+        lambda: store.put("d/x", b"1"),
+        lambda: store.put_if_absent("d/y", b"1"),
+        lambda: store.info("d/x"),
+        lambda: list(store.list("d")),
+    ]
+    for request in requests:
+        server.kill()
+        back = threading.Timer(0.5, server.start)
+        back.start()
+        request()
+        back.join()
 
 
 def test_a_driver_that_dies_with_its_store(server: LocalBucket, shards: Path, unbroken: Any, tmp_path: Path) -> None:
