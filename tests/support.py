@@ -31,6 +31,7 @@ KNOWN = {
     "hatchling": "the build backend",
     "localbucket": "an S3 server that keeps its objects over a restart (PyPI: localbucket)",
     "moto": "moto's S3 server",
+    "netns": "network namespaces: root on Linux, and ip (apt: iproute2)",
     "pandas": "pandas",
     "polars": "Polars",
     "s3fs": "fsspec's S3 client",

@@ -6,8 +6,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 __all__ = ["end", "free_port", "start", "wait_for_port"]
 
@@ -21,10 +22,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(command: Sequence[object], log: Path) -> subprocess.Popen[bytes]:
-    """Starts a server whose output goes to a file."""
+def start(
+    command: Sequence[object], log: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[bytes]:
+    """Starts a server whose output goes to a file; `environment` is added to this process's."""
+    words, variables = [str(word) for word in command], {**os.environ, **environment}
     with log.open("ab") as output:
-        return subprocess.Popen([str(word) for word in command], stdout=output, stderr=output, start_new_session=True)
+        return subprocess.Popen(words, stdout=output, stderr=output, env=variables, start_new_session=True)
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,0 +1,83 @@
+"""A Ray cluster of several nodes on this machine, which come and go."""
+
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, Self
+
+__all__ = ["QUICK_HEALTH_CHECKS", "RayCluster"]
+
+# Ray gives a node up that does not answer for some seconds, instead of a minute.
+QUICK_HEALTH_CHECKS = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+class RayCluster:
+    """Stands while the block runs: ray.cluster_utils, in a process of its own, since it changes the one it is in."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """`environment` is that of all nodes, and so of the workers on them, over this process's."""
+        # A short path, since sockets are below it. Not Ray's own folder, where others look for a cluster to join.
+        self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        variables = {**QUICK_HEALTH_CHECKS, **environment, "RAY_TMPDIR": self._folder}
+        spawn = multiprocessing.get_context("spawn")
+        self._process = ProcessPoolExecutor(1, spawn, initializer=_prepare, initargs=(variables,))
+
+    def __enter__(self) -> Self:
+        """Starts the head, on which no worker has a place."""
+        try:
+            self.address = self._process.submit(_start_head).result()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.submit(_stop).result()
+        self._process.shutdown()
+        shutil.rmtree(self._folder)
+
+    def add_node(self, *, num_gpus: int) -> str:
+        """Starts a node and returns its id once it is there."""
+        return self._process.submit(_add_node, num_gpus).result()
+
+    def kill_node(self, node_id: str) -> None:
+        """Kills a node's processes with SIGKILL."""
+        self._process.submit(_kill_node, node_id).result()
+
+
+# What runs in the cluster's process.
+_cluster: Any = None
+
+
+def _prepare(variables: Mapping[str, str]) -> None:
+    os.environ.update(variables)
+
+
+def _start_head() -> str:
+    global _cluster
+    from ray.cluster_utils import Cluster
+
+    _cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    return str(_cluster.address)
+
+
+def _add_node(num_gpus: int) -> str:
+    return str(_cluster.add_node(num_cpus=2, num_gpus=num_gpus).node_id)
+
+
+def _kill_node(node_id: str) -> None:
+    (node,) = (node for node in _cluster.worker_nodes if node.node_id == node_id)
+    _cluster.remove_node(node, allow_graceful=False)
+
+
+def _stop() -> None:
+    if _cluster is not None:
+        _cluster.shutdown()
