@@ -153,7 +153,7 @@ class Chaos:
         report.equal = True
 
     def _only_workers_died(self) -> bool:
-        """Whether each attempt that a driver counted was one of ours; with exit code 1 then another run has new ones."""
+        """Whether each attempt that a driver counted died with its worker; another run has new ones."""
         causes = _FAILED_ATTEMPT.findall(self._log.read_text())
         return bool(causes) and all(cause.startswith("its worker died") for cause in causes)
 
