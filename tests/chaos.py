@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -125,9 +126,9 @@ class Chaos:
             began = time.monotonic()
             try:
                 self._run_job(f"job{len(reports)}", reports[-1])
-            except (Fault, AssertionError, TimeoutError) as problem:
+            except (Fault, AssertionError, TimeoutError):
                 said = self._log.read_text()[-4000:]
-                reports[-1].problem = f"{type(problem).__name__}: {problem}\nThe driver said:\n{said}"
+                reports[-1].problem = f"{traceback.format_exc(limit=-1)}The driver said:\n{said}"
             reports[-1].seconds = round(time.monotonic() - began, 1)
             print(reports[-1], file=sys.stderr, flush=True)
         return reports
