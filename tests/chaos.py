@@ -53,9 +53,13 @@ class Fault(Exception):
 
 @dataclass
 class JobReport:
-    """One job: what was killed in it, how its drivers ended, and what is wrong with it, if anything."""
+    """One job: what was killed in it, how its drivers ended, and what is wrong with it, if anything.
+
+    `at_work` are those of the kills that took others along: a worker its decoders, a driver or a node its workers.
+    """
 
     kills: Counter[str] = field(default_factory=Counter)
+    at_work: Counter[str] = field(default_factory=Counter)
     exits: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
     equal: bool = False
@@ -163,9 +167,12 @@ class Chaos:
         # Drawn anew for each driver: how long one has waited says nothing of how long is left.
         moment = self._next_moment()
         while driver.poll() is None:
-            if self._due and time.monotonic() >= moment and self._kill(self._due[-1], driver):
+            is_due = self._due and time.monotonic() >= moment
+            if is_due and (followers := self._kill(self._due[-1], driver)) is not None:
+                self._doomed += [(time.monotonic() + _OUTLIVE_SECONDS, process) for process in followers]
                 kind = self._due.pop()
                 report.kills[kind] += 1
+                report.at_work[kind] += bool(followers)
                 if kind == "driver":
                     return True
                 moment = self._next_moment()
@@ -176,8 +183,8 @@ class Chaos:
     def _next_moment(self) -> float:
         return time.monotonic() + self._dice.expovariate(1 / self._mean_seconds)
 
-    def _kill(self, kind: str, driver: "subprocess.Popen[bytes]") -> bool:
-        """Kills one of this kind; False where there is none just now."""
+    def _kill(self, kind: str, driver: "subprocess.Popen[bytes]") -> list[Process] | None:
+        """Kills one of this kind; returns who worked for it and must not outlive it, None where there is none now."""
         followers: list[Process] = []
         if kind == "store":
             self._store.kill()
@@ -192,13 +199,12 @@ class Chaos:
             self._cluster.replace(node)
         else:
             if not (victims := self._victims.of(kind)):
-                return False
+                return None
             victim = self._dice.choice(victims)
             followers = self._victims.below(victim.process.pid)
             if not self._victims.kill(victim):
-                return False
-        self._doomed += [(time.monotonic() + _OUTLIVE_SECONDS, process) for process in followers]
-        return True
+                return None
+        return followers
 
     def _look_for_left_behind(self) -> None:
         self._doomed = [(ends, process) for ends, process in self._doomed if still_there(process)]
@@ -219,8 +225,7 @@ def run_chaos(
     """Runs one seed's jobs and leaves nothing behind.
 
     Returns:
-        The seed, the seconds that it took, the kills by kind, and for each job its kills, how often its drivers ended
-        with which exit code, its seconds, whether its dataset was equal, and its problem, if it has one.
+        The seed, the seconds that it took, the kills by kind, all and at work, and a JobReport of each job.
     """
     adopt_orphans()
     began = time.monotonic()
@@ -236,11 +241,11 @@ def run_chaos(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway
         end_all(os.getpid())
         shutil.rmtree(folder, ignore_errors=True)
-    total = sum((report.kills for report in jobs), Counter())
     return {
         "seed": seed,
         "seconds": round(time.monotonic() - began),
-        "kills": total,
+        "kills": sum((report.kills for report in jobs), Counter()),
+        "at_work": sum((report.at_work for report in jobs), Counter()),
         "jobs": [vars(report) for report in jobs],
     }
 
@@ -277,7 +282,7 @@ def main() -> None:
         print(json.dumps(result))
     else:
         print(f"seed {result['seed']}: {sum(result['kills'].values())} kills in {result['seconds']} s:", end=" ")
-        print(", ".join(f"{kind} {result['kills'][kind]}" for kind in KINDS))
+        print(", ".join(f"{kind} {result['kills'][kind]} ({result['at_work'][kind]} at work)" for kind in KINDS))
         for number, report in enumerate(result["jobs"], 1):
             verdict = "equal to the unbroken run" if report["equal"] else report["problem"]
             print(f"job {number}: {sum(report['kills'].values())} kills in {report['seconds']} s, {verdict}")
