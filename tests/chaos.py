@@ -80,7 +80,8 @@ class Chaos:
             mean_seconds: between two kills.
         """
         self._dice = random.Random(seed)
-        self._due = [kind for kind in KINDS for _ in range(kills.get(kind, 0))]
+        # Each with whether it may strike who does nothing yet: a worker starts for longer than it then lives.
+        self._due = [(kind, self._dice.random() < 0.2) for kind in KINDS for _ in range(kills.get(kind, 0))]
         self._dice.shuffle(self._due)
         self._mean_seconds = mean_seconds
         self._folder = folder
@@ -110,7 +111,7 @@ class Chaos:
         return job(
             "s3://corpus/in",
             f"s3://corpus/{name}",
-            clips={"fps": 8, "size": 64},
+            clips={"fps": None, "size": 64},  # more frames than find room in a decoder's windows
             # As one would where nodes come and go: a worker that is killed costs its shard an attempt.
             executor={"max_attempts": _MAX_ATTEMPTS, "decoders": 2, **executor},
             storage={"input": side, "output": side},
@@ -168,9 +169,9 @@ class Chaos:
         moment = self._next_moment()
         while driver.poll() is None:
             is_due = self._due and time.monotonic() >= moment
-            if is_due and (followers := self._kill(self._due[-1], driver)) is not None:
+            if is_due and (followers := self._kill(*self._due[-1], driver)) is not None:
                 self._doomed += [(time.monotonic() + _OUTLIVE_SECONDS, process) for process in followers]
-                kind = self._due.pop()
+                kind, _ = self._due.pop()
                 report.kills[kind] += 1
                 report.at_work[kind] += bool(followers)
                 if kind == "driver":
@@ -183,7 +184,7 @@ class Chaos:
     def _next_moment(self) -> float:
         return time.monotonic() + self._dice.expovariate(1 / self._mean_seconds)
 
-    def _kill(self, kind: str, driver: "subprocess.Popen[bytes]") -> list[Process] | None:
+    def _kill(self, kind: str, may_start: bool, driver: "subprocess.Popen[bytes]") -> list[Process] | None:
         """Kills one of this kind; returns who worked for it and must not outlive it, None where there is none now."""
         followers: list[Process] = []
         if kind == "store":
@@ -198,7 +199,7 @@ class Chaos:
             followers = self._victims.below(self._cluster.raylet(node))
             self._cluster.replace(node)
         else:
-            if not (victims := self._victims.of(kind)):
+            if not (victims := self._victims.of("starting" if kind == "worker" and may_start else kind)):
                 return None
             victim = self._dice.choice(victims)
             followers = self._victims.below(victim.process.pid)
@@ -220,7 +221,7 @@ class Chaos:
 
 
 def run_chaos(
-    seed: int, kills: Mapping[str, int], *, shards: int = 10, mean_seconds: float = 1.5, within_seconds: int = 3000
+    seed: int, kills: Mapping[str, int], *, shards: int = 6, mean_seconds: float = 1.5, within_seconds: int = 3000
 ) -> dict[str, Any]:
     """Runs one seed's jobs and leaves nothing behind.
 
@@ -271,7 +272,7 @@ def main() -> None:
     parser.add_argument(
         "--kills", type=_parse_kills, default="worker=12,decoder=8,forkserver=2,driver=3,node=2,store=2"
     )
-    parser.add_argument("--shards", type=int, default=10, help="of a job")
+    parser.add_argument("--shards", type=int, default=6, help="of a job")
     parser.add_argument("--mean-seconds", type=float, default=1.5, help="between two kills")
     parser.add_argument("--within-seconds", type=int, default=3000, help="all of it, or it is a fault")
     parser.add_argument("--json", action="store_true", help="print JSON")

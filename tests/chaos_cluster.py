@@ -79,8 +79,9 @@ class Victims:
 
         By design a video that costs two decoders is a reject (`crash`), and the dataset another one. So a decoder must
         have a video that lost none yet (a second attempt is in a new decoder, which has that video or, for a moment,
-        none), and the worker of a fork server, which takes all its decoders along, no video that lost one. Workers at
-        work come first: where a worker lives for some seconds, most of those are spent on its start.
+        none), and the worker of a fork server, which takes all its decoders along, no video that lost one.
+
+        A worker is at work, with a fork server; `starting`: any worker.
         """
         everybody = {process.pid: process for process in self.all()}
         workers = [process for process in everybody.values() if _is_worker(process)]
@@ -89,8 +90,10 @@ class Victims:
             for process in everybody.values()
             if _is_forked(process) and process.parent in everybody and _is_worker(everybody[process.parent])
         ]
+        if kind == "starting":
+            return [Victim(worker, worker) for worker in workers]
         if kind == "worker":
-            return [Victim(server.worker, server.worker) for server in servers] or [Victim(w, w) for w in workers]
+            return [Victim(server.worker, server.worker) for server in servers]
         if kind == "forkserver":
             return [server for server in servers if not self._videos(server.worker) & self._struck]
         decoders = [Victim(child, server.worker) for server in servers for child in below(server.process.pid)]

@@ -41,7 +41,7 @@ def assert_sound(result: dict[str, Any], kills: dict[str, int]) -> None:
 
 
 def test_ten_kills_of_all_kinds() -> None:
-    result = chaos(1, SHORT, "--shards", 4, "--mean-seconds", 1, "--within-seconds", 500)
+    result = chaos(1, SHORT, "--shards", 3, "--mean-seconds", 1, "--within-seconds", 500)
     assert sum(result["kills"].values()) == 10
     assert_sound(result, SHORT)
 
