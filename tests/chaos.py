@@ -282,8 +282,9 @@ def main() -> None:
     if as_json:
         print(json.dumps(result))
     else:
+        at_work = ", ".join(f"{kind} {count}" for kind, count in result["at_work"].items())
         print(f"seed {result['seed']}: {sum(result['kills'].values())} kills in {result['seconds']} s:", end=" ")
-        print(", ".join(f"{kind} {result['kills'][kind]} ({result['at_work'][kind]} at work)" for kind in KINDS))
+        print(", ".join(f"{kind} {result['kills'][kind]}" for kind in KINDS), f"(with followers: {at_work})")
         for number, report in enumerate(result["jobs"], 1):
             verdict = "equal to the unbroken run" if report["equal"] else report["problem"]
             print(f"job {number}: {sum(report['kills'].values())} kills in {report['seconds']} s, {verdict}")

@@ -11,9 +11,10 @@ from ray.cluster_utils import Cluster
 
 from tests.process_tree import Process, below, memory_files, send_kill
 
-__all__ = ["ChaosCluster", "Victim", "Victims"]
+__all__ = ["FORK_SERVER", "ChaosCluster", "Victim", "Victims"]
 
-_FORK_SERVER = "from pipeline.decoding.forkserver import main"
+# In the command line of a fork server, and of the decoders that it forks.
+FORK_SERVER = "from pipeline.decoding.forkserver import main"
 
 
 class ChaosCluster:
@@ -117,4 +118,4 @@ def _is_worker(process: Process) -> bool:
 
 def _is_forked(process: Process) -> bool:
     """Whether it is a fork server, or a decoder, which is a copy of one."""
-    return _FORK_SERVER in process.command
+    return FORK_SERVER in process.command

@@ -1,13 +1,16 @@
 """Whatever is killed, at whatever moment: the dataset is that of an unbroken run, and nothing is left behind."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from typing import Any
 
 import pytest
 
+from tests.process_tree import send_kill
 from tests.support import ROOT, require_module
 
 SHORT = {"worker": 4, "decoder": 3, "driver": 1, "node": 1, "store": 1}
@@ -49,6 +52,29 @@ def test_ten_kills_of_all_kinds() -> None:
 def test_the_seeds_kill_as_often_as_they_should() -> None:
     total = Counter({kind: count * len(SEEDS) for kind, count in FULL.items()})
     assert total >= Counter(AT_LEAST) and sum(total[kind] for kind in AT_LEAST) >= 200
+
+
+def test_who_is_left_behind_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray ends what it sees of a dead worker's children, so no job shows that the harness would."""
+    from tests import chaos as harness  # which imports Ray
+    from tests.chaos_cluster import FORK_SERVER, Victims
+
+    monkeypatch.setattr(harness, "_OUTLIVE_SECONDS", 0.2)
+    start = '"$0" -c "import time; time.sleep(60)" "$1" & wait'
+    with subprocess.Popen(["sh", "-c", start, sys.executable, FORK_SERVER]) as parent:
+        chaos = object.__new__(harness.Chaos)
+        chaos._victims, chaos._doomed = Victims(parent.pid, ()), []
+        while not (left := chaos._victims.all()):
+            time.sleep(0.02)
+        with pytest.raises(harness.Fault, match=rf"job that ended.*pid={left[0].pid},"):
+            chaos._wait_until_all_ended()
+        chaos._doomed = [(0.0, left[0])]
+        with pytest.raises(harness.Fault, match=rf"what was killed.*pid={left[0].pid},"):
+            chaos._look_for_left_behind()
+        assert send_kill(left[0])
+        parent.wait()
+        chaos._look_for_left_behind()
+        chaos._wait_until_all_ended()
 
 
 @pytest.mark.slow
