@@ -1,7 +1,6 @@
 """Whatever is killed, at whatever moment: the dataset is that of an unbroken run, and nothing is left behind."""
 
 import json
-import os
 import subprocess
 import sys
 import time
