@@ -18,7 +18,7 @@ from pipeline.verify import verify_dataset
 from tests.jobs_for_tests import commits_without_hashes, dataset_rows, job, masked_parts, store_of
 from tests.media import gradient_frames, make_video, pack_tar
 
-__all__ = ["OutputPlace", "assert_whole", "new_place", "pack_small_shards", "run_in_child", "small_job"]
+__all__ = ["OutputPlace", "assert_equal", "assert_whole", "new_place", "pack_small_shards", "run_in_child", "small_job"]
 
 _numbers = itertools.count()
 # Forks from a process that has imported all, and started no thread yet.
@@ -57,13 +57,19 @@ def small_job(shards: Path, place: OutputPlace, root: str | None = None, **chang
     return job(shards, root or place.new_root(), clips=clips, storage=place.storage, **changes)
 
 
-def assert_whole(config: Any, unbroken: Any) -> None:
-    """The same rows, parts and commits but for times and attempts; in the snapshot too; and nothing else."""
+def assert_equal(config: Any, unbroken: Any) -> None:
+    """The same rows, parts and commits but for times and attempts; in the snapshot too."""
     assert dataset_rows(config).equals(dataset_rows(unbroken))
     assert masked_parts(config) == masked_parts(unbroken)
     assert commits_without_hashes(config) == commits_without_hashes(unbroken)
     dataset = Dataset.open(store_of(config))
     assert set(newest_snapshot(dataset.store).ids.to_pylist()) == {shard.shard_id for shard in dataset.inputs()}
+
+
+def assert_whole(config: Any, unbroken: Any) -> None:
+    """Equal, and with nothing else."""
+    assert_equal(config, unbroken)
+    dataset = Dataset.open(store_of(config))
     source = open_store(input_root(config.input), config.storage.input.model_dump())
     verdict = verify_dataset(dataset, deep=True, source=source)
     assert (verdict.problems, verdict.uncommitted, verdict.shards) == ([], 0, len(commits_without_hashes(unbroken)))
