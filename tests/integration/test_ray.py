@@ -1,6 +1,5 @@
 """Placement by Ray: what an actor gets, and what its death costs."""
 
-import contextlib
 import os
 import signal
 import threading
@@ -19,6 +18,7 @@ from pipeline.executors.ray import _resources
 from pipeline.job import Progress, run_job
 from tests.jobs_for_tests import dataset_rows, job
 from tests.media import gradient_frames, make_video, pack_tar
+from tests.process_tree import below
 from vidtok_model import MODELS, random_tokenizer
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -42,12 +42,7 @@ def ray_job(shards: Path, output: Path, **executor: Any) -> Any:
 
 def worker_pids() -> list[int]:
     """The processes of our actors, by the title that Ray gives them."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if folder.name.isdigit() and (folder / "cmdline").read_bytes().startswith(b"ray::ShardActor"):
-                found.append(int(folder.name))
-    return found
+    return [process.pid for process in below(os.getpid()) if process.command.startswith("ray::ShardActor")]
 
 
 def test_gpus_may_be_shared_and_are_found_by_default(shards: Path, tmp_path: Path) -> None:
