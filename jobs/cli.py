@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.bench.commands import bench
 from jobs.display import ProgressDisplay
 from pipeline.config import RANDOM_CHECKPOINT, JobConfig
 from pipeline.errors import ConfigError, ErrorBudgetExceeded, ShardError, Stopped, VidtokError, WorkerUnfit
@@ -238,34 +239,7 @@ def decode(
     out.print(f"Wrote {frames} frames to {escape(str(target))}")
 
 
-bench = typer.Typer(help="Measure this machine: ratios to a baseline, both taken in one run.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
-
-
-@bench.command("decode")
-def bench_decode(
-    sizes: Annotated[list[int] | None, typer.Option("--size", help="Height of a 16:9 source; repeatable.")] = None,
-    runs: Annotated[int, typer.Option(help="Pairs of runs.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Frames a second of a decoder, to those of PyAV decoding to rgb24 in one process, by codec and size.
-
-    One thread on each side; "/ tuned": where PyAV also converts in one thread; "and resized": to a job's square.
-    """
-    from jobs.bench.decode import DecodeRatio, bench_decode
-
-    table = Table("codec", "height", "PyAV, frames/s", "ours / PyAV", "lowest", "highest", "/ tuned", "and resized")
-
-    def show(result: DecodeRatio) -> None:
-        ratios = [f"{ratio:.2f}" for ratio in (result.ratio, result.lowest, result.highest, result.tuned)]
-        resized = f"{result.resized:.2f} (to {result.resized_to})"
-        table.add_row(result.codec, str(result.height), f"{result.plain_fps:,.0f}", *ratios, resized)
-
-    results = bench_decode(sizes or [256, 720, 1080], runs=runs, on_result=show)
-    if as_json:
-        sys.stdout.write(json.dumps(results, indent=1) + "\n")
-    else:
-        out.print(table)
 
 
 def _log_to(console: Console, level: int) -> None:

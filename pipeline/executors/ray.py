@@ -162,10 +162,11 @@ class _Crew:
             ray.kill(member.actor)
 
     def _next_task(self) -> _Task:
-        if not self._first and self._num_new:
-            self._num_new -= 1
-            return _Task(next(self._new))
-        return (self._first or self._again).popleft()
+        # Those that failed wait for as many others, and not for all: where everything fails, that is soon known.
+        if self._first or not self._num_new or len(self._again) >= self._num_workers:
+            return (self._first or self._again).popleft()
+        self._num_new -= 1
+        return _Task(next(self._new))
 
     def _fit(self) -> None:
         """Hires and dismisses, so that there are as many as there is work for; none of those who work."""

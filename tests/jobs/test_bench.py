@@ -8,6 +8,7 @@ import pytest
 
 from jobs.bench import decode
 from jobs.bench.decode import bench_decode
+from jobs.bench.schedule import bench_schedule
 from jobs.bench.sources import CODECS, encoded, scene
 from pipeline.decoding.options import DecodeOptions
 from pipeline.decoding.pool import DecoderPool
@@ -48,3 +49,15 @@ def test_a_source_has_all_its_frames_from_both_clips(codec: str) -> None:
     with av.open(io.BytesIO(encoded(codec, frames))) as container:
         means = [frame.to_ndarray(format="gray").mean() for frame in container.decode(video=0)]
     assert means == pytest.approx([frame.to_ndarray(format="gray").mean() for frame in frames], abs=6)
+
+
+def test_the_schedule_ratio_is_that_of_two_rates() -> None:
+    result = bench_schedule(shards=120, planned=120, workers=1)
+    assert result.ratio == pytest.approx(result.shards_per_second / result.commits_per_second) and result.ratio > 0
+    assert 50e6 < result.peak_bytes < 500e6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_million_shards_are_planned_in_half_a_gigabyte() -> None:
+    assert bench_schedule(shards=120, planned=1_000_000, workers=1).peak_bytes < 500e6

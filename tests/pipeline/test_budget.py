@@ -1,14 +1,15 @@
 """Too many rejects stop a job, with the reasons; what a job asks for does not count."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.budget import check_budget
+from pipeline.budget import check_budget, check_failures
 from pipeline.config import BudgetConfig
 from pipeline.errors import ErrorBudgetExceeded
-from pipeline.job import run_job
+from pipeline.job import Progress, run_job
 from pipeline.progress import Counters
 from pipeline.records import Reject, VideoEnd, VideoRef
 from tests.jobs_for_tests import dataset_rows, job
@@ -75,3 +76,39 @@ def test_a_job_that_is_stopped_goes_on_with_a_larger_budget(tmp_path: Path) -> N
     assert len(list((tmp_path / "out/_commits").iterdir())) < 3
     assert not run_job(job(tmp_path / "in", tmp_path / "out", clips=clips, budget={"share": None})).failures
     assert dataset_rows(config)["source_key"].to_pylist() == ["a", "a"] * 3
+
+
+@pytest.mark.parametrize(("in_a_row", "allowed", "stops"), [(2, 3, False), (3, 3, True), (10**6, None, False)])
+def test_shards_that_fail_one_after_the_other(in_a_row: int, allowed: int | None, stops: bool) -> None:
+    budget = BudgetConfig(failed_shards_in_a_row=allowed)
+    with pytest.raises(ErrorBudgetExceeded, match=r"last one a\.tar: no key") if stops else contextlib.nullcontext():
+        check_failures(in_a_row, budget, "a.tar: no key")
+
+
+@pytest.mark.parametrize("done", [[], [2]])
+def test_a_job_whose_shards_all_fail_is_stopped(tmp_path: Path, done: list[int]) -> None:
+    """As with credentials that have expired; one that is done in between begins the count anew."""
+    video = make_video(gradient_frames(4))
+    for number in range(5):
+        # The larger, the sooner.
+        pack_tar(tmp_path / f"in/{number}.tar", [("a.mp4", video), ("pad.txt", b" " * 2 ** (20 - number))])
+    config = job(
+        tmp_path / "in",
+        tmp_path / "out",
+        clips={"fps": None, "size": 8},
+        executor={"max_attempts": 1},
+        budget={"failed_shards_in_a_row": 3},
+    )
+
+    def spoil(progress: Progress) -> None:
+        for path in (tmp_path / "in").iterdir():
+            if int(path.stem) not in done and progress.shards_done == progress.shards_failed == 0:
+                path.write_bytes(path.read_bytes() + bytes(512))
+
+    if done:
+        assert len(run_job(config, spoil).failures) == 4
+    else:
+        with pytest.raises(
+            ErrorBudgetExceeded, match=r"3 shards in a row failed .*2\.tar: .*when the input was listed"
+        ):
+            run_job(config, spoil)

@@ -1,6 +1,9 @@
 """Weights come from anywhere, are checked by what is in them, and are fetched once."""
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +19,9 @@ from pipeline.checkpoints import Weights, locate_weights
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError, StorageError
 from pipeline.weights import load_weights
+from tests.servers.proxy import MisbehavingProxy
 from tests.servers.web import WebServer
+from tests.support import ROOT
 from vidtok_model import MODELS, TokenizerConfig, VideoTokenizer, random_tokenizer
 
 NAME = "vidtok_fsq_causal_488_4096"
@@ -209,6 +214,24 @@ def test_a_checkpoint_on_s3_is_fetched_once(on_s3: OnS3, cache: Path) -> None:
     cached.write_bytes(b"cached")  # read again, it must come from here
     assert on_s3.locate().identity == hashlib.sha256(b"cached").hexdigest()
     assert list(cache.glob("[!.]*")) == [cached], "and nothing temporary is left"
+
+
+def test_workers_that_begin_at_once_fetch_once(on_s3: OnS3, cache: Path) -> None:
+    """All those of a node: here each has a process, which the lock is for."""
+    on_s3.put(b"one" * 2**20)
+    with MisbehavingProxy(on_s3.options["endpoint_url"]) as proxy:
+        options = {"endpoint_url": proxy.endpoint}
+        program = (
+            f"from tests.pipeline.test_weights import located; print(located({on_s3.url!r}, {options!r}).identity)"
+        )
+        environment = {**os.environ, "VIDTOK_CACHE": str(cache)}
+        workers = [
+            subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+            for _ in range(4)
+        ]
+        identities = {worker.communicate(timeout=120)[0].strip().decode() for worker in workers}
+    assert identities == {hashlib.sha256(b"one" * 2**20).hexdigest()}
+    assert sum("weights.safetensors" in path for path in proxy.read_paths) == 1
 
 
 def test_a_replaced_checkpoint_is_fetched_anew(on_s3: OnS3, cache: Path) -> None:

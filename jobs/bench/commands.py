@@ -1,0 +1,74 @@
+"""The `vidtok bench` command line."""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["bench"]
+
+_out = Console(width=None if sys.stdout.isatty() else 200, emoji=False)
+
+bench = typer.Typer(help="Measure this machine: ratios to a baseline, both taken in one run.", no_args_is_help=True)
+
+
+@bench.command("decode")
+def bench_decode(
+    sizes: Annotated[list[int] | None, typer.Option("--size", help="Height of a 16:9 source; repeatable.")] = None,
+    runs: Annotated[int, typer.Option(help="Pairs of runs.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Frames a second of a decoder, to those of PyAV decoding to rgb24 in one process, by codec and size.
+
+    One thread on each side; "/ tuned": where PyAV also converts in one thread; "and resized": to a job's square.
+    """
+    from jobs.bench.decode import DecodeRatio, bench_decode
+
+    table = Table("codec", "height", "PyAV, frames/s", "ours / PyAV", "lowest", "highest", "/ tuned", "and resized")
+
+    def show(result: DecodeRatio) -> None:
+        ratios = [f"{ratio:.2f}" for ratio in (result.ratio, result.lowest, result.highest, result.tuned)]
+        resized = f"{result.resized:.2f} (to {result.resized_to})"
+        table.add_row(result.codec, str(result.height), f"{result.plain_fps:,.0f}", *ratios, resized)
+
+    results = bench_decode(sizes or [256, 720, 1080], runs=runs, on_result=show)
+    if as_json:
+        sys.stdout.write(json.dumps(results, indent=1) + "\n")
+    else:
+        _out.print(table)
+
+
+@bench.command("schedule")
+def bench_schedule(
+    shards: Annotated[int, typer.Option(help="Shards to do.")] = 100_000,
+    planned: Annotated[int, typer.Option(help="Shards to plan, for the driver's memory.")] = 1_000_000,
+    workers: Annotated[int | None, typer.Option(help="Ray workers; by default as many as there are cores.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Shards a second through Ray, to the writing of their commits alone, and the driver's memory.
+
+    The shards take none of their videos: what is measured is what each costs beside those.
+    """
+    from jobs.bench.schedule import bench_schedule
+
+    result = bench_schedule(shards=shards, planned=planned, workers=workers or os.cpu_count() or 1)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(result), indent=1) + "\n")
+        return
+    table = Table("workers", "shards", "shards/s", "bare commits/s", "ratio", "driver, MB", "planned", "driver, MB")
+    table.add_row(
+        str(result.workers),
+        f"{result.shards:,}",
+        f"{result.shards_per_second:,.0f}",
+        f"{result.commits_per_second:,.0f}",
+        f"{result.ratio:.2f}",
+        f"{result.peak_bytes_done / 1e6:,.0f}",
+        f"{result.planned:,}",
+        f"{result.peak_bytes / 1e6:,.0f}",
+    )
+    _out.print(table)

@@ -1,0 +1,51 @@
+"""Shards in a table are the shards that went in, without standing in memory as objects."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.records import Shard, VideoRange
+from pipeline.shard_table import ShardTable
+from tests.support import ROOT
+
+SHARDS = [
+    Shard(shard_id=f"s-{number}", path=f"é/{number}.tar", size_bytes=number, etag=None if number % 2 else "e")
+    for number in range(2500)
+]
+SHARDS[7] = dataclasses.replace(SHARDS[7], videos=VideoRange(path="inputs/v.parquet", first=3, count=4))
+SHARDS[8] = dataclasses.replace(SHARDS[8], only=(("a", 0), ("é", 2)))
+SHARDS[9] = dataclasses.replace(SHARDS[9], only=())
+
+
+def test_what_goes_in_comes_out() -> None:
+    table = ShardTable.of(iter(SHARDS))
+    assert len(table) == 2500 and list(table) == SHARDS and table == SHARDS
+    assert (table[0], table[8], table[-1]) == (SHARDS[0], SHARDS[8], SHARDS[-1])
+    assert table[5:9] == SHARDS[5:9] and table[5:9][1:] == SHARDS[6:9]
+    assert table.sizes.sum() == sum(range(2500)) and table.ids.to_pylist() == [shard.shard_id for shard in SHARDS]
+    for outside in (2500, -2501):
+        with pytest.raises(IndexError):
+            table[outside]
+    assert ShardTable.of([]) == [] and not ShardTable.of([])
+
+
+def test_an_order_holds_for_everything() -> None:
+    order = np.random.default_rng(0).permutation(2500)
+    table = ShardTable.of(SHARDS).chosen(order)
+    expected = [SHARDS[number] for number in order]
+    assert table == expected != SHARDS and table[3] == expected[3]
+    assert table.sizes.tolist() == order.tolist()
+    gone = {shard.shard_id for shard in expected[:2490]}
+    assert table.without(pa.array(sorted(gone))) == expected[2490:]
+    assert table.without(pa.chunked_array([[], ["s-1"]], pa.string())).ids.to_pylist().count("s-1") == 0
+
+
+def test_a_driver_of_ray_has_no_pytorch() -> None:
+    """It would take half of the memory that a driver has."""
+    program = "import sys, jobs.cli, pipeline.job, pipeline.executors.ray; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    assert said.stdout.strip() == "False"
