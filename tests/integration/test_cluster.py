@@ -100,3 +100,24 @@ def test_what_a_killed_node_had_is_done_on_others(
         assert {note["node"] for note in gate.notes(shard=shard, part=0)} == {second}
         assert {note["node"] for note in gate.notes(shard=shard, state="put") if note["part"]} <= {first, third}
     assert job.log.read_text().count("attempt 1 of 3 failed: its worker died") == 2
+
+
+@pytest.mark.slow
+def test_a_job_waits_while_there_is_no_node(
+    cluster: RayCluster, gate: Gate, start_job: Callable[[], Running], unbroken: Any
+) -> None:
+    # All three workers have had a place: one that never had waits in any case.
+    first = cluster.add_node(num_gpus=3)
+    job = start_job()
+    until(lambda: len(gate.waiting()) == 3, "three workers at work at once")
+    cluster.kill_node(first)
+
+    def says_that_it_waits() -> bool:
+        assert job.driver.poll() is None, job.log.read_text()
+        return "no worker is ready yet" in job.log.read_text()
+
+    until(says_that_it_waits, "half a minute without any worker")
+    second = cluster.add_node(num_gpus=1)
+    gate.open()
+    job.assert_done(unbroken)
+    assert {note["node"] for note in gate.notes()} == {first, second}

@@ -139,7 +139,9 @@ def mend_and_end(site: Site, broken: Broken, variables: Mapping[str, str], unbro
 
     until(lambda: broken.raylet.poll() is not None or has_gone_on(), "the raylet ends, or its worker goes on")
     if broken.raylet.poll() is not None:
-        site.start_raylet("worker", variables)  # as whoever runs containers does
+        node, _ = site.start_raylet("worker", variables)  # as whoever runs containers does
+        if len({note["shard"] for note in site.gate.notes()}) < NUM_SHARDS:  # there is work left for it
+            until(lambda: site.gate.notes(node=node), "a worker on the new raylet", seconds=60)
     site.gate.open()
     assert broken.driver.wait(timeout=200) == 0, site.log("driver")
     assert_whole(site.dataset, unbroken)
