@@ -106,9 +106,10 @@ def test_what_a_killed_node_had_is_done_on_others(
 def test_a_job_waits_while_there_is_no_node(
     cluster: RayCluster, gate: Gate, start_job: Callable[[], Running], unbroken: Any
 ) -> None:
-    first = cluster.add_node(num_gpus=1)
+    # All three workers have had a place: one that never had waits in any case.
+    first = cluster.add_node(num_gpus=3)
     job = start_job()
-    until(gate.waiting, "a worker at work")
+    until(lambda: len(gate.waiting()) == 3, "three workers at work at once")
     cluster.kill_node(first)
 
     def says_that_it_waits() -> bool:
