@@ -25,6 +25,7 @@ setup: $(INSTALLED)  ## Make .venv with the project and its tools in it (about 3
 # Some systems' Python cannot put pip into a venv; there the pip outside does (second line).
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@test ! -L $(VENV) || { echo "$(VENV) is a link: what is behind it would be emptied"; exit 1; }
 	@echo "Setting up $(VENV): a few minutes the first time"
 	@$(PYTHON) -m venv $(VENV) >/dev/null || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
 	    $(PYTHON) -m pip --python $(BIN)/python install -qq pip; }
