@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.inputs import missing_inputs
-from pipeline.runs import live_runs
+from pipeline.runs import live_runs, old_records
 from pipeline.shard_log import COMMITS, DATA
 from pipeline.storage import ObjectInfo
 
@@ -122,6 +122,7 @@ def collect_garbage(dataset: Dataset, *, remove: bool, shard: str | None = None)
         found = found + sorted(unnamed.unfinished[shard], key=lambda info: (len(info.path), info.path), reverse=True)
     if is_quiet:  # else a writer may be about to link them
         found = found + [info for folder in _LEFT_OVER for info in dataset.store.list(folder)]
+    found = found + old_records(dataset.store)
     for info in found:
         if remove:
             dataset.store.delete(info.path)

@@ -14,15 +14,15 @@ from typing import Any
 
 from pipeline.crash_points import crash_point
 from pipeline.errors import StorageError
-from pipeline.storage import Store
+from pipeline.storage import ObjectInfo, Store
 
-__all__ = ["Run", "announced", "live_runs"]
+__all__ = ["Run", "announced", "live_runs", "old_records"]
 
 _FOLDER = "_runs"
 _BEAT_SECONDS = 30.0
 _LAST_BEAT_SECONDS = 30.0  # for one that is under way; a store that does not answer keeps nobody
 # A driver that was not heard of for so long is dead.
-_SILENCE = timedelta(minutes=10)
+_SILENCE, _OLD = timedelta(minutes=10), timedelta(days=7)
 
 log = logging.getLogger(__name__)
 
@@ -86,13 +86,22 @@ def announced(store: Store) -> Iterator[Run]:
 
 def live_runs(store: Store) -> list[Mapping[str, Any]]:
     """The records of runs that are under way."""
-    now, live = datetime.now(UTC), []
+    return [record for _, record, silence in _records(store) if record["state"] == "running" and silence < _SILENCE]
+
+
+def old_records(store: Store) -> list[ObjectInfo]:
+    """Those of which nothing was heard for a week: of drivers that end and begin again all the time there are many."""
+    return [info for info, _, silence in _records(store) if silence > _OLD]
+
+
+def _records(store: Store) -> Iterator[tuple[ObjectInfo, Mapping[str, Any], timedelta]]:
+    """Each record, and how long ago its run was heard of."""
     for info in store.list(_FOLDER):
         try:
             record = json.loads(store.read_if_there(info.path) or b"null")
-            heard = datetime.fromisoformat(record["heartbeat"])
-            if record["state"] == "running" and now - heard < _SILENCE:
-                live.append(record)
+            record["state"]
+            silence = datetime.now(UTC) - datetime.fromisoformat(record["heartbeat"])
         except (ValueError, KeyError, TypeError):
             log.warning("%s/%s is not a record of a run", store.root, info.path)
-    return live
+        else:
+            yield info, record, silence

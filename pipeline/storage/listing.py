@@ -84,7 +84,8 @@ def present(filesystem: Any, folder: str, names: Sequence[str], *, attempt: Atte
             yield from (raw for page in everything for raw in page if posixpath.basename(raw["name"]) in left)
             return
         decided += len(some) if token is None or not page else bisect.bisect_right(some, found[-1])
-        yield from (raw for raw, name in zip(page, found, strict=True) if name in set(some))
+        asked = set(some)
+        yield from (raw for raw, name in zip(page, found, strict=True) if name in asked)
 
 
 def _in_order(raws: Any) -> list[Mapping[str, Any]]:

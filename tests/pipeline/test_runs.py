@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline import runs
-from pipeline.runs import announced, live_runs
+from pipeline.runs import announced, live_runs, old_records
 from pipeline.storage import Store, open_store
 
 
@@ -65,6 +65,16 @@ def test_a_run_that_fell_silent_is_dead_after_ten_minutes(store: Store, minutes:
     heard = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat()
     store.put("_runs/r.json", json.dumps({"run_id": "r", "state": "running", "heartbeat": heard}).encode())
     assert len(live_runs(store)) == alive
+
+
+@pytest.mark.parametrize("state", ["running", "ended", "failed"])
+@pytest.mark.parametrize(("days", "is_old"), [(6, False), (8, True)])
+def test_records_of_which_nothing_was_heard_for_a_week_are_old(
+    store: Store, state: str, days: int, is_old: bool
+) -> None:
+    heard = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+    store.put("_runs/r.json", json.dumps({"run_id": "r", "state": state, "heartbeat": heard}).encode())
+    assert [info.path for info in old_records(store)] == ["_runs/r.json"] * is_old
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"null", b"\xff", b'{"state": "running", "heartbeat": 1}'])
