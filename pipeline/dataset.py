@@ -24,7 +24,7 @@ __all__ = ["DATASET_FILE", "Dataset", "check_same_plan", "fingerprint", "plan_di
 
 DATASET_FILE = "dataset.json"
 # Names at once, of which a thousand cost a LIST: a million would stand in memory.
-_ASKED_AT_ONCE = 100_000
+_ASKED_AT_ONCE = 50_000
 
 
 def fingerprint(plan: Mapping[str, Any]) -> str:
@@ -115,10 +115,8 @@ class Dataset:
 
     def _committed(self, shards: ShardTable) -> Iterator[str]:
         """The ids of those shards that have a commit, which is not read."""
-        ids = shards.ids.sort()
-        for begin in range(0, len(ids), _ASKED_AT_ONCE):
-            some = ids[begin : begin + _ASKED_AT_ONCE].to_pylist()
-            names = sorted(posixpath.basename(commit_path(str(shard_id))) for shard_id in some)
+        for some in shards.sorted_ids(_ASKED_AT_ONCE):
+            names = sorted(posixpath.basename(commit_path(shard_id)) for shard_id in some)
             for info in self.store.present(COMMITS, names):
                 yield posixpath.basename(info.path).removesuffix(".json")
 

@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 
 from pipeline.errors import CommitConflict, ConfigError
-from pipeline.parts import read_table, table_bytes
 from pipeline.records import Shard
 from pipeline.shard_table import ShardTable
 from pipeline.storage import Store
 
-__all__ = ["base_shard_id", "grow_inputs", "missing_inputs", "read_inputs", "supplement_of"]
+__all__ = ["base_shard_id", "grow_inputs", "inputs_path", "missing_inputs", "read_inputs", "supplement_of"]
 
 _MOST_TRIES = 100
 _SUPPLEMENT = re.compile(r"~retry(\d+)$")
@@ -51,24 +50,20 @@ def read_inputs(store: Store) -> ShardTable | None:
 
 def _read_files(store: Store) -> tuple[ShardTable, int]:
     """All shards, and how many files list them."""
-    tables = [ShardTable.SCHEMA.empty_table()]
-    while (data := store.read_if_there(path := _path(len(tables) - 1))) is not None:
+    tables: list[ShardTable] = []
+    while (data := store.read_if_there(path := inputs_path(len(tables)))) is not None:
         try:
-            table = read_table(data).select(ShardTable.SCHEMA.names).cast(ShardTable.SCHEMA)
-            for name in ("shard_id", "path", "size_bytes"):
-                if table.column(name).null_count:
-                    raise ValueError(f"a shard has no {name}")
+            tables.append(ShardTable.read(data))
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise ConfigError(f"{store.root}/{path}: is not a list of shards of ours: {error}") from None
-        tables.append(table)
-    return ShardTable(pa.concat_tables(tables)), len(tables) - 1
+    return ShardTable.joined(tables), len(tables)
 
 
 def missing_inputs(store: Store) -> list[str]:
     """Lists of shards that are not there, though later ones are, which nobody reads then."""
     matches = (re.fullmatch(r"inputs/(\d{5,})\.parquet", info.path) for info in store.list("inputs"))
     numbers = {int(match[1]) for match in matches if match}
-    return [_path(number) for number in range(max(numbers, default=0)) if number not in numbers]
+    return [inputs_path(number) for number in range(max(numbers, default=0)) if number not in numbers]
 
 
 def grow_inputs(store: Store, choose: Callable[[Sequence[Shard]], Sequence[Shard]]) -> ShardTable:
@@ -87,10 +82,11 @@ def grow_inputs(store: Store, choose: Callable[[Sequence[Shard]], Sequence[Shard
         if number and not added:
             return standing
         # The file after those that were read, and no later one: what another adds meanwhile must be seen first.
-        store.put_if_absent(_path(number), table_bytes(ShardTable.of(added).table))
+        store.put_if_absent(inputs_path(number), ShardTable.file_of(added))
         # Whether this was ours or another's: what stands there counts, and what it lacks is added in the next turn.
     raise CommitConflict(f"{store.root}/inputs: what is written there is not there when it is read")
 
 
-def _path(number: int) -> str:
+def inputs_path(number: int) -> str:
+    """Where the list of that number stands below the dataset's root."""
     return f"inputs/{number:05d}.parquet"

@@ -159,7 +159,7 @@ def _run_announced(
     run: Run,
     on_progress: Callable[[Progress], None],
 ) -> JobResult:
-    size = int(pending.sizes.sum())
+    size = int(pending.sizes().sum())
     before = len(shards) - len(pending)
     progress = Progress(shards=len(shards), shards_before=before, bytes_left=size, bytes_total=size)
     result = JobResult(output=plan.config.output, progress=progress)
@@ -203,7 +203,7 @@ def _largest_first(shards: ShardTable, run_id: str) -> ShardTable:
     Shards of about one size come in an order of the run's own, so that two drivers do not do the same ones.
     """
     dice = np.random.default_rng(list(run_id.encode()))
-    magnitude = np.frexp(shards.sizes)[1]  # as of bit_length
+    magnitude = np.frexp(shards.sizes())[1]  # as of bit_length
     return shards.chosen(np.lexsort((dice.permutation(len(shards)), -magnitude)))
 
 

@@ -20,6 +20,7 @@ from pipeline.rows import PAYLOAD_COLUMNS, REJECT_SCHEMA
 __all__ = [
     "FOOTER_KEY",
     "StoredPart",
+    "arrow_buffer",
     "describe_part",
     "holds_rejects",
     "opened_parquet",
@@ -80,16 +81,21 @@ def rejects_bytes(rejects: Sequence[Mapping[str, Any]]) -> bytes:
     return table_bytes(pa.Table.from_pylist(list(rejects), schema=REJECT_SCHEMA))
 
 
+def arrow_buffer(data: bytes) -> pa.Buffer:
+    """Bytes in memory that is Arrow's own."""
+    memory = pa.allocate_buffer(len(data))
+    memoryview(memory).cast("B")[:] = data
+    return memory
+
+
 @contextmanager
-def opened_parquet(data: bytes) -> Iterator[pq.ParquetFile]:
+def opened_parquet(data: bytes | pa.Buffer) -> Iterator[pq.ParquetFile]:
     """A Parquet file in memory that is Arrow's own.
 
     Of Python's, one of Arrow's threads may let go only when Python is ending, which aborts the process. For the same
     reason read it with `use_threads=False`.
     """
-    memory = pa.allocate_buffer(len(data))
-    memoryview(memory).cast("B")[:] = data
-    with pq.ParquetFile(pa.BufferReader(memory)) as file:
+    with pq.ParquetFile(pa.BufferReader(arrow_buffer(data) if isinstance(data, bytes) else data)) as file:
         yield file
 
 
@@ -107,7 +113,9 @@ def holds_rejects(data: bytes, rejects: Sequence[Mapping[str, Any]]) -> bool:
         return False
 
 
-def table_bytes(table: pa.Table, footer: Mapping[str, Any] | None = None) -> bytes:
+def table_bytes(
+    table: pa.Table, footer: Mapping[str, Any] | None = None, *, row_group_bytes: int = _ROW_GROUP_BYTES
+) -> bytes:
     """A table as a Parquet file; equal tables and footers give equal bytes.
 
     Payload columns have no dictionary and no statistics, which only cost there; tokens are byte-split, which
@@ -121,7 +129,7 @@ def table_bytes(table: pa.Table, footer: Mapping[str, Any] | None = None) -> byt
         options["column_encoding"] = {"tokens.list.element": "BYTE_STREAM_SPLIT"}
     with pq.ParquetWriter(sink, table.schema, **options) as writer:
         if table.num_rows:  # an empty row group is more than some readers can take
-            rows_of_a_group = max(1, int(_ROW_GROUP_BYTES * table.num_rows / table.nbytes))
+            rows_of_a_group = max(1, int(row_group_bytes * table.num_rows / table.nbytes))
             writer.write_table(table, row_group_size=rows_of_a_group)
         if footer is not None:
             # Added here, not to the schema, of which Parquet keeps a second copy in a form no one can read.
