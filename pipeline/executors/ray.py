@@ -6,18 +6,19 @@ Only shard descriptions, commits and counts cross Ray; frames never leave the wo
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline.config import ExecutorConfig
 from pipeline.errors import ConfigError, ShardError, Stopped, VidtokError, WorkerUnfit
-from pipeline.executors.base import OnWork, ShardFailure, WorkOrder, failure_of, is_retryable
+from pipeline.executors.base import OnWork, ShardFailure, WorkOrder, is_retryable
+from pipeline.executors.shard_queue import ShardQueue, ShardTask
+from pipeline.executors.suspicion import Suspicion
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.stopping import check_stop, keep_stop_on_sigterm, stop_on_sigterm
@@ -29,6 +30,8 @@ __all__ = ["RayExecutor"]
 
 _TICK_SECONDS = 0.5
 _SILENCE_SECONDS = 30.0
+# A worker that fails so many shards and does none between is replaced.
+_FAILED_AT_MOST = 2
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +44,11 @@ class ShardActor:
         self._order = order
         self._worker: ShardWorker | None = None
 
-    def start(self) -> None:
+    def start(self) -> str:
         from pipeline.worker import ShardWorker  # with PyTorch, of which the driver has none
 
         self._worker = ShardWorker(self._order)
+        return str(ray.get_runtime_context().get_node_id())
 
     def tokenize(self, shard: Shard) -> tuple[dict[str, Any], Counters]:
         check_stop()
@@ -62,6 +66,8 @@ class _Member:
 
     actor: Any
     is_started: bool = False
+    node: str = ""
+    failed_in_a_row: int = 0  # shards
     asked: Any = None  # the pending answer to the last question for its counters
     counters: Counters = field(default_factory=Counters)
 
@@ -71,14 +77,6 @@ class _Member:
         answer, self.asked = self.asked, None
         with contextlib.suppress(RayError):  # its death is found where its work is waited for
             self.counters = ray.get(answer)
-
-
-@dataclass
-class _Task:
-    """One shard, and what went wrong with it so far."""
-
-    shard: Shard
-    errors: list[BaseException] = field(default_factory=list)
 
 
 class RayExecutor:
@@ -111,19 +109,14 @@ class _Crew:
         decorate: Any = ray.remote(concurrency_groups={"watch": 1})  # type: ignore[call-overload]  # not in its types
         remote = decorate(ShardActor).options(**resources)
         self._new_actor: Callable[[], Any] = lambda: remote.remote(order)
-        self._new, self._num_new = iter(shards), len(shards)
-        self._first: deque[_Task] = deque()  # given back unharmed
-        self._again: deque[_Task] = deque()  # failed, and tried again when some time has passed
+        self._queue = ShardQueue(shards, max_attempts=self._max_attempts, wait_for=self._num_workers)
+        self._suspicion = Suspicion()
         self._starting: dict[Any, _Member] = {}
         self._idle: list[_Member] = []
-        self._running: dict[Any, tuple[_Member, _Task]] = {}
+        self._running: dict[Any, tuple[_Member, ShardTask]] = {}
         self._failed_starts = 0  # since one started
         self._before = Counters()  # of processes that are gone
         self._wanted = f"{self._num_workers} workers of {resources}"
-
-    @property
-    def _num_waiting(self) -> int:
-        return len(self._first) + self._num_new + len(self._again)
 
     @property
     def _members(self) -> list[_Member]:
@@ -131,14 +124,16 @@ class _Crew:
 
     def work(self, on_work: OnWork) -> Iterator[dict[str, Any] | ShardFailure]:
         heard = looked = time.monotonic()
-        while self._num_waiting or self._running:
+        while self._queue or self._running:
             check_stop()
             self._fit()
-            while self._num_waiting and self._idle:
-                task, member = self._next_task(), self._idle.pop()
+            while self._queue and (member := self._free()):
+                task = self._queue.next()
                 self._running[member.actor.tokenize.remote(task.shard)] = (member, task)
             waited_for = [*self._running, *self._starting]
-            ready, _ = ray.wait(waited_for, timeout=_TICK_SECONDS)
+            if not waited_for:  # all that are free are suspected
+                time.sleep(_TICK_SECONDS)
+            ready = ray.wait(waited_for, timeout=_TICK_SECONDS)[0] if waited_for else []
             if ready:  # and all others that are, without waiting for them
                 ready, _ = ray.wait(waited_for, num_returns=len(waited_for), timeout=0)
             for answer in ready:
@@ -161,16 +156,17 @@ class _Crew:
         for member in self._members:
             ray.kill(member.actor)
 
-    def _next_task(self) -> _Task:
-        # Those that failed wait for as many others, and not for all: where everything fails, that is soon known.
-        if self._first or not self._num_new or len(self._again) >= self._num_workers:
-            return (self._first or self._again).popleft()
-        self._num_new -= 1
-        return _Task(next(self._new))
+    def _free(self) -> _Member | None:
+        """A worker that has nothing to do, and may get a shard."""
+        nodes = {member.node for member in self._members if member.is_started}
+        for number, member in enumerate(self._idle):
+            if self._suspicion.allows(member.node, nodes):
+                return self._idle.pop(number)
+        return None
 
     def _fit(self) -> None:
         """Hires and dismisses, so that there are as many as there is work for; none of those who work."""
-        surplus = len(self._members) - min(self._num_workers, self._num_waiting + len(self._running))
+        surplus = len(self._members) - min(self._num_workers, len(self._queue) + len(self._running))
         for _ in range(-surplus):
             member = _Member(self._new_actor())
             self._starting[member.actor.start.remote()] = member
@@ -188,7 +184,7 @@ class _Crew:
     def _started(self, answer: Any) -> None:
         member = self._starting.pop(answer)
         try:
-            ray.get(answer)
+            member.node = ray.get(answer)
         except RayError as error:
             cause = _cause(error)
             if not is_retryable(cause):
@@ -218,31 +214,36 @@ class _Crew:
         try:
             commit: dict[str, Any]
             commit, member.counters = ray.get(answer)
-            member.asked = None  # an answer on its way would be older
-            self._idle.append(member)
-            return commit
         except RayError as error:
-            cause = _cause(error)
-        if isinstance(cause, (Stopped, WorkerUnfit)):
-            self._first.append(task)
-            if isinstance(cause, Stopped):
-                log.warning("a worker was told to stop, and did; another one is asked for")
-                self._dismiss(member)
-            else:
-                self._leave_out(member, cause)
+            return self._failed(member, task, error)
+        member.asked = None  # an answer on its way would be older
+        member.failed_in_a_row = 0
+        self._suspicion.done(member.node)
+        self._idle.append(member)
+        return commit
+
+    def _failed(self, member: _Member, task: ShardTask, error: RayError) -> ShardFailure | None:
+        cause = _cause(error)
+        if isinstance(cause, WorkerUnfit):
+            self._leave_out(member, cause)
+            self._queue.give_back(task)
             return None
-        if not isinstance(cause, RayActorError):
+        if isinstance(cause, Stopped):
+            log.warning("a worker was told to stop, and did; another one is asked for")
+            self._dismiss(member)
+            self._queue.give_back(task)
+            return None
+        self._suspicion.failed(member.node)
+        member.failed_in_a_row += 1
+        if not isinstance(error, RayTaskError):  # it died, alone or with its node
+            cause = ShardError(f"its worker died: {' '.join(str(cause).split())[:500]}")
+            self._dismiss(member)
+        elif member.failed_in_a_row < _FAILED_AT_MOST and isinstance(error.cause, VidtokError):
             self._idle.append(member)
         else:
+            # What was not foreseen, or comes again, may be its own fault; one that begins anew looks at itself first.
             self._dismiss(member)
-            cause = ShardError(f"its worker died: {' '.join(str(cause).split())[:500]}")
-        task.errors.append(cause)
-        attempt = len(task.errors)
-        if attempt < self._max_attempts and is_retryable(cause):
-            log.warning("shard %s: attempt %d of %d failed: %s", task.shard.path, attempt, self._max_attempts, cause)
-            self._again.append(task)
-            return None
-        return failure_of(task.shard, task.errors)
+        return self._queue.failed(task, cause)
 
     def _count(self) -> Counters:
         members = self._members

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,8 +12,11 @@ from typing import Any
 
 import pytest
 import ray
+import yaml
+from ray.exceptions import OutOfMemoryError
 from safetensors.torch import save_file
 
+import pipeline.executors.ray
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.executors.ray import _resources
@@ -19,6 +24,7 @@ from pipeline.job import Progress, run_job
 from tests.jobs_for_tests import dataset_rows, job
 from tests.media import gradient_frames, make_video, pack_tar
 from tests.process_tree import below
+from tests.support import ROOT
 from vidtok_model import MODELS, random_tokenizer
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -117,3 +123,60 @@ def test_weights_that_do_not_fit_leave_nothing_behind(shards: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match=r"model\.checkpoint: .*other\.safetensors"):
         run_job(config.model_copy(update={"model": model}))
     assert not (tmp_path / "out").exists(), "nothing was done, so the job can be mended and run"
+
+
+def test_a_worker_that_the_memory_monitor_kills_is_replaced(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray says that in an error of its own, which is none of those of dead actors."""
+    config = ray_job(shards, tmp_path / "out", num_workers=1, gpus_per_worker=0, max_attempts=2)
+    real, killed = ray.get, []
+
+    def get(answer: Any) -> Any:
+        value = real(answer)
+        if isinstance(value, tuple) and not killed:
+            killed.append(worker_pids()[0])
+            os.kill(killed[0], signal.SIGKILL)
+            raise OutOfMemoryError("killed by the memory monitor")
+        return value
+
+    monkeypatch.setattr(pipeline.executors.ray.ray, "get", get)
+    result = run_job(config)
+    assert killed and not result.failures and result.progress.shards_done == NUM_SHARDS
+
+
+SPOILT = """
+import os
+import pipeline.worker as worker
+real = worker.ShardWorker.tokenize
+
+def tokenize(self, shard):
+    try:
+        os.link(os.environ["SPOILT"], os.environ["SPOILT"] + str(os.getpid()))
+        os.rename(os.environ["SPOILT"], os.environ["SPOILT"] + "-taken")
+        self.is_spoilt = True
+    except OSError:
+        pass
+    if getattr(self, "is_spoilt", False):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    return real(self, shard)
+
+worker.ShardWorker.tokenize = tokenize
+"""
+
+
+def test_a_process_that_fails_everything_is_replaced(tmp_path: Path) -> None:
+    """As one with a broken CUDA context, which would take all shards, each in no time."""
+    for number in range(8):
+        pack_tar(tmp_path / f"in/{number}.tar", [("a.mp4", make_video(gradient_frames(20)))])
+    config = ray_job(tmp_path / "in", tmp_path / "out", num_workers=2, address="local", max_attempts=2)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook/sitecustomize.py").write_text(SPOILT)
+    (tmp_path / "spoilt").write_text("")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'hook'}:{ROOT}", "SPOILT": str(tmp_path / "spoilt")}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-m", "jobs.cli", "tokenize", str(tmp_path / "job.yaml")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("attempt 1 of 2 failed") == 1 and "CUDA error" in done.stderr
