@@ -7,6 +7,7 @@ from pipeline.progress import WANTED_REJECTS, Counters
 __all__ = ["check_budget", "check_failures"]
 
 _SHOWN = 3
+_FEW = 10
 
 
 def check_budget(counters: Counters, budget: BudgetConfig, output: str) -> None:
@@ -45,19 +46,22 @@ def check_budget(counters: Counters, budget: BudgetConfig, output: str) -> None:
     )
 
 
-def check_failures(in_a_row: int, budget: BudgetConfig, last: str) -> None:
+def check_failures(in_a_row: int, given: int, budget: BudgetConfig, last: str) -> None:
     """Looks at the shards that were given up since the last one that was done.
 
     Args:
         in_a_row: how many.
+        given: how many shards the run has to do; a few are better all tried, they may be what is left of a large job.
         budget: what is allowed.
         last: the last one and its error, for the message.
 
     Raises:
         ErrorBudgetExceeded: too many: credentials have expired, say, or a disk is full.
     """
-    if budget.failed_shards_in_a_row is not None and in_a_row >= budget.failed_shards_in_a_row:
+    allowed = budget.failed_shards_in_a_row
+    if allowed is not None and in_a_row >= allowed and given >= _FEW * allowed:
         raise ErrorBudgetExceeded(
             f"the job was stopped: {in_a_row:,} shards in a row failed (budget.failed_shards_in_a_row), the last one "
-            f"{last}\nonce the cause is mended, the same command tries all of them again"
+            f"{last}\n"
+            "once the cause is mended, or with --set budget.failed_shards_in_a_row=null, the same command goes on"
         )

@@ -101,6 +101,11 @@ class ExecutorConfig(Section):
         "decodes (to debug: then a video that hangs or crashes takes the worker with it).",
     )
     decoder_memory_bytes: int = Field(default=2 * 2**30, gt=2**27, description="Memory that a decoder may take.")
+    hung_seconds: float | None = Field(
+        default=3600,
+        gt=0,
+        description="A Ray worker that counts no further video or clip for so long is ended; null: never.",
+    )
     stall_seconds: float = Field(
         default=60, gt=0, description="A decoder that reads no byte and gives no frame for so long is ended."
     )

@@ -115,7 +115,7 @@ class Dataset:
 
     def _committed(self, shards: ShardTable) -> Iterator[str]:
         """The ids of those shards that have a commit, which is not read."""
-        for some in shards.sorted_ids(_ASKED_AT_ONCE):
+        for some in shards.sorted_ids(_ASKED_AT_ONCE if self.store.finds_names else max(1, len(shards))):
             names = sorted(posixpath.basename(commit_path(shard_id)) for shard_id in some)
             for info in self.store.present(COMMITS, names):
                 yield posixpath.basename(info.path).removesuffix(".json")

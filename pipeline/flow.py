@@ -60,7 +60,8 @@ class Work:
         provenance: what every part's footer says of how it was made.
         counters: work done so far; updated as it is done.
         on_progress: called after each batch.
-        before_writing: called before each part is put; may raise, and then it is not.
+        before_writing: called before each part is put, and told whether the encoder gave what is not finite; may raise,
+            and then the part is not put.
     """
 
     config: JobConfig
@@ -74,7 +75,7 @@ class Work:
     provenance: dict[str, Any]
     counters: Counters = field(default_factory=Counters)
     on_progress: Callable[[Counters], None] = lambda _: None
-    before_writing: Callable[[], None] = lambda: None
+    before_writing: Callable[[bool], None] = lambda _: None
 
 
 def tokenize_shard(shard: Shard, work: Work, *, attempt_id: str) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog) -> bool:
     )
     encoded = encode(_counted(batches, work), work.encoder)
     for part in build_rows(encoded, logvar=job.rows.logvar):
-        work.before_writing()
+        work.before_writing(any(reject["error"] == "not_finite" for reject in part.rejects))
         if not log.append(part):
             return False
         check_stop()  # what is finished is in the store

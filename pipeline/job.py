@@ -28,6 +28,11 @@ __all__ = ["JobResult", "Progress", "make_executor", "prepare", "run_job", "run_
 
 log = logging.getLogger(__name__)
 
+# What a driver keeps of commits that are in no snapshot yet: so many parts, some tens of MB.
+_MOST_PARTS = 10_000
+# Of shards that were given up, a heartbeat names the last ones.
+_NAMED_FAILURES = 20
+
 Choose = Callable[[Sequence[Shard]], Sequence[Shard]]
 
 
@@ -97,7 +102,7 @@ def prepare(plan: Plan, choose: Choose | None = None) -> ShardTable:
             if ours:
                 log.warning("another run added videos meanwhile; `vidtok tokenize --append` adds what is still missing")
             return []
-        known = {shard.shard_id for shard in standing}
+        known = {shard.shard_id for shard in standing} if plan.found else set()
         return [shard for shard in plan.found if shard.shard_id not in known]
 
     for path, data in plan.lists.items():
@@ -180,10 +185,10 @@ def _run_announced(
             progress.shards_failed += 1
             progress.bytes_left -= outcome.size_bytes
             result.failures.append(outcome)
-            run.facts["failed"] = [vars(failure) for failure in result.failures]
+            run.facts["failed"] = [vars(failure) for failure in result.failures[-_NAMED_FAILURES:]]
             log.error("shard %s: given up after %d attempts: %s", outcome.path, outcome.attempts, outcome.error)
             in_a_row += 1
-            check_failures(in_a_row, plan.config.budget, f"{outcome.path}: {outcome.error}")
+            check_failures(in_a_row, len(given), plan.config.budget, f"{outcome.path}: {outcome.error}")
         else:
             progress.shards_done += 1
             in_a_row = 0
@@ -217,12 +222,14 @@ class _SnapshotKeeper:
         self._dataset = dataset
         self._snapshot = snapshot
         self._new: list[dict[str, Any]] = []
+        self._num_parts = 0
         self._due = snapshot.of_a_file
 
     def add(self, commit: dict[str, Any]) -> None:
         """Takes the commit of a shard that was just done."""
         self._new.append(commit)
-        if len(self._new) >= self._due:
+        self._num_parts += len(commit["parts"])
+        if len(self._new) >= self._due or self._num_parts >= _MOST_PARTS:
             self._write()
 
     def complete(self, shards: ShardTable) -> None:
@@ -239,6 +246,7 @@ class _SnapshotKeeper:
 
     def _write(self) -> None:
         due = len(self._new)  # where it fails, as many again are waited for
+        self._num_parts = 0
         try:
             self._snapshot = add_to_snapshot(self._dataset.store, self._new, self._snapshot)
             self._new.clear()

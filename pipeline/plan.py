@@ -20,7 +20,7 @@ from pipeline.input_config import InputConfig
 from pipeline.inputs import read_inputs
 from pipeline.records import Shard
 from pipeline.rows import FORMAT_VERSION
-from pipeline.secrets import redact_url, storable
+from pipeline.secrets import redact, redact_url, storable
 from pipeline.shard_table import ShardTable
 from pipeline.shards import input_root, list_shards, relative_patterns
 from pipeline.storage import Store, open_store
@@ -93,11 +93,15 @@ from pipeline.config import JobConfig
 from pipeline.errors import VidtokError
 from pipeline.weights import check_fit
 job = json.load(sys.stdin)
+answer = [None, ""]
 try:
     check_fit(JobConfig.model_validate(job["config"]), Weights(**job["weights"]))
 except VidtokError as error:
-    print(json.dumps([type(error).__name__, str(error)]))
+    answer = [type(error).__name__, str(error)]
+print()
+print(sys.argv[2] + json.dumps(answer))
 """
+_ANSWER = "checked: "
 
 
 def _check_fit(config: JobConfig, weights: Weights) -> None:
@@ -107,10 +111,14 @@ def _check_fit(config: JobConfig, weights: Weights) -> None:
         check_fit(config, weights)
         return
     job = {"config": config.model_dump(mode="json"), "weights": vars(weights)}
-    command = [sys.executable, "-c", _CHECK_FIT, json.dumps(sys.path)]
-    checked = subprocess.run(command, input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=True)
-    if checked.stdout:
-        kind, message = json.loads(checked.stdout.splitlines()[-1])
+    command = [sys.executable, "-c", _CHECK_FIT, json.dumps(sys.path), _ANSWER]
+    checked = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+    answers = [line.removeprefix(_ANSWER) for line in checked.stdout.splitlines() if line.startswith(_ANSWER)]
+    if not answers:  # it died
+        said = redact(" ".join(checked.stderr.split())[-500:])
+        raise ConfigError(f"model.checkpoint: loading it ended with {checked.returncode}: {said}")
+    kind, message = json.loads(answers[-1])
+    if kind is not None:
         raise {"ConfigError": ConfigError}.get(kind, StorageError)(message)
 
 

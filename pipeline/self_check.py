@@ -45,9 +45,9 @@ class SelfCheck:
             )
         self._checked = time.monotonic()
 
-    def if_due(self) -> None:
-        """Checks where an hour has passed since it last did; see above for errors."""
-        if time.monotonic() - self._checked >= _EVERY_SECONDS:
+    def if_due(self, is_suspect: bool = False) -> None:
+        """Checks where an hour has passed since it last did, or something looks wrong; see above for errors."""
+        if is_suspect or time.monotonic() - self._checked >= _EVERY_SECONDS:
             self.check()
 
 

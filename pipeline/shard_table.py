@@ -158,6 +158,8 @@ class ShardTable(Sequence[Shard]):
         """Whether the same shards come in the same order."""
         if not isinstance(other, Sequence):
             return NotImplemented
+        if isinstance(other, ShardTable) and self._files is other._files:
+            return np.array_equal(self._order, other._order)
         return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]  # as of lists

@@ -25,9 +25,11 @@ def stop_on_sigterm() -> None:
 def keep_stop_on_sigterm() -> Iterator[None]:
     """Puts things back as they were after a block in which a library sets a handler of its own, as Ray does."""
     is_ours = signal.getsignal(signal.SIGTERM) is _ask
-    yield
-    if is_ours:
-        stop_on_sigterm()
+    try:
+        yield
+    finally:
+        if is_ours:
+            stop_on_sigterm()
 
 
 def check_stop() -> None:

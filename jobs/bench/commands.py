@@ -45,8 +45,8 @@ def bench_decode(
 
 @bench.command("schedule")
 def bench_schedule(
-    shards: Annotated[int, typer.Option(help="Shards to do.")] = 100_000,
-    planned: Annotated[int, typer.Option(help="Shards to plan, for the driver's memory.")] = 1_000_000,
+    shards: Annotated[int, typer.Option(min=100, help="Shards to do.")] = 100_000,
+    planned: Annotated[int, typer.Option(min=100, help="Shards to plan, for the driver's memory.")] = 1_000_000,
     workers: Annotated[int | None, typer.Option(help="Ray workers; by default as many as there are cores.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -17,66 +16,26 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.config import ExecutorConfig
 from pipeline.errors import ConfigError, ShardError, Stopped, VidtokError, WorkerUnfit
 from pipeline.executors.base import OnWork, ShardFailure, WorkOrder, is_retryable
+from pipeline.executors.ray_actor import Member, ShardActor, cause_of
 from pipeline.executors.shard_queue import ShardQueue, ShardTask
 from pipeline.executors.suspicion import Suspicion
 from pipeline.progress import Counters
 from pipeline.records import Shard
-from pipeline.stopping import check_stop, keep_stop_on_sigterm, stop_on_sigterm
+from pipeline.stopping import check_stop, keep_stop_on_sigterm
 
 if TYPE_CHECKING:
-    from pipeline.worker import ShardWorker
+    pass
 
 __all__ = ["RayExecutor"]
 
 _TICK_SECONDS = 0.5
 _SILENCE_SECONDS = 30.0
+# So many starts may fail, one after the other and more with many workers, before nobody is waited for any more.
+_STARTS_AT_LEAST, _LONGEST_PAUSE_SECONDS = 8, 60.0
 # A worker that fails so many shards and does none between is replaced.
 _FAILED_AT_MOST = 2
 
 log = logging.getLogger(__name__)
-
-
-class ShardActor:
-    """A ShardWorker in a process of its own."""
-
-    def __init__(self, order: WorkOrder) -> None:
-        stop_on_sigterm()  # here, which is the main thread
-        self._order = order
-        self._worker: ShardWorker | None = None
-
-    def start(self) -> str:
-        from pipeline.worker import ShardWorker  # with PyTorch, of which the driver has none
-
-        self._worker = ShardWorker(self._order)
-        return str(ray.get_runtime_context().get_node_id())
-
-    def tokenize(self, shard: Shard) -> tuple[dict[str, Any], Counters]:
-        check_stop()
-        assert self._worker is not None, "start comes first"
-        return self._worker.tokenize(shard), self._worker.counters
-
-    @ray.method(concurrency_group="watch")
-    def counters(self) -> Counters:
-        return self._worker.counters if self._worker else Counters()
-
-
-@dataclass(eq=False)
-class _Member:
-    """One actor, as the driver sees it."""
-
-    actor: Any
-    is_started: bool = False
-    node: str = ""
-    failed_in_a_row: int = 0  # shards
-    asked: Any = None  # the pending answer to the last question for its counters
-    counters: Counters = field(default_factory=Counters)
-
-    def take_answer(self) -> None:
-        if self.asked is None or not ray.wait([self.asked], timeout=0)[0]:
-            return
-        answer, self.asked = self.asked, None
-        with contextlib.suppress(RayError):  # its death is found where its work is waited for
-            self.counters = ray.get(answer)
 
 
 class RayExecutor:
@@ -105,42 +64,37 @@ class _Crew:
     def __init__(self, order: WorkOrder, shards: Sequence[Shard]) -> None:
         self._max_attempts = order.config.executor.max_attempts
         self._num_workers = order.config.executor.num_workers
+        self._hung_seconds = order.config.executor.hung_seconds
         resources = _resources(order.config.executor)
         decorate: Any = ray.remote(concurrency_groups={"watch": 1})  # type: ignore[call-overload]  # not in its types
         remote = decorate(ShardActor).options(**resources)
         self._new_actor: Callable[[], Any] = lambda: remote.remote(order)
         self._queue = ShardQueue(shards, max_attempts=self._max_attempts, wait_for=self._num_workers)
         self._suspicion = Suspicion()
-        self._starting: dict[Any, _Member] = {}
-        self._idle: list[_Member] = []
-        self._running: dict[Any, tuple[_Member, ShardTask]] = {}
-        self._failed_starts = 0  # since one started
+        self._starting: dict[Any, Member] = {}
+        self._idle: list[Member] = []
+        self._running: dict[Any, tuple[Member, ShardTask]] = {}
+        self._parked: list[Member] = []  # unfit ones
+        self._failed_starts, self._has_started = 0, False  # since one started; whether any ever did
+        self._hire_after = 0.0
         self._before = Counters()  # of processes that are gone
         self._wanted = f"{self._num_workers} workers of {resources}"
 
     @property
-    def _members(self) -> list[_Member]:
+    def _members(self) -> list[Member]:
         return [*self._idle, *self._starting.values(), *(member for member, _ in self._running.values())]
 
     def work(self, on_work: OnWork) -> Iterator[dict[str, Any] | ShardFailure]:
         heard = looked = time.monotonic()
         while self._queue or self._running:
             check_stop()
-            self._fit()
-            while self._queue and (member := self._free()):
-                task = self._queue.next()
-                self._running[member.actor.tokenize.remote(task.shard)] = (member, task)
-            waited_for = [*self._running, *self._starting]
-            if not waited_for:  # all that are free are suspected
-                time.sleep(_TICK_SECONDS)
-            ready = ray.wait(waited_for, timeout=_TICK_SECONDS)[0] if waited_for else []
-            if ready:  # and all others that are, without waiting for them
-                ready, _ = ray.wait(waited_for, num_returns=len(waited_for), timeout=0)
-            for answer in ready:
-                if answer in self._starting:
-                    self._started(answer)
-                elif (outcome := self._ended(answer)) is not None:
-                    yield outcome
+            self._hand_out()
+            ready = self._ready()
+            for answer in self._starting.keys() & set(ready):
+                self._started(answer)
+            outcomes = [self._ended(answer) for answer in ready if answer in self._running]
+            self._hand_out()  # before the outcomes are written down, so that nobody waits for that
+            yield from filter(None, outcomes)
             now = time.monotonic()
             if ready or self._running:
                 heard = now
@@ -152,11 +106,29 @@ class _Crew:
                 on_work(self._count(), [task.shard for _, task in self._running.values()])
         on_work(self._count(), [])
 
-    def dismiss(self) -> None:
-        for member in self._members:
-            ray.kill(member.actor)
+    def _hand_out(self) -> None:
+        self._fit()
+        while self._queue and (member := self._free()):
+            task = self._queue.next()
+            member.moved = time.monotonic()
+            self._running[member.actor.tokenize.remote(task.shard)] = (member, task)
 
-    def _free(self) -> _Member | None:
+    def _ready(self) -> list[Any]:
+        """The answers that are there, waited for a moment."""
+        waited_for = [*self._running, *self._starting]
+        if not waited_for:  # nobody may get a shard, or be hired, just now
+            time.sleep(_TICK_SECONDS)
+            return []
+        if not ray.wait(waited_for, timeout=_TICK_SECONDS)[0]:
+            return []
+        return list(ray.wait(waited_for, num_returns=len(waited_for), timeout=0)[0])
+
+    def dismiss(self) -> None:
+        for member in [*self._members, *self._parked]:
+            with contextlib.suppress(RayError, ValueError):  # the cluster may be gone
+                ray.kill(member.actor)
+
+    def _free(self) -> Member | None:
         """A worker that has nothing to do, and may get a shard."""
         nodes = {member.node for member in self._members if member.is_started}
         for number, member in enumerate(self._idle):
@@ -167,8 +139,8 @@ class _Crew:
     def _fit(self) -> None:
         """Hires and dismisses, so that there are as many as there is work for; none of those who work."""
         surplus = len(self._members) - min(self._num_workers, len(self._queue) + len(self._running))
-        for _ in range(-surplus):
-            member = _Member(self._new_actor())
+        for _ in range(-surplus if time.monotonic() >= self._hire_after else 0):
+            member = Member(self._new_actor())
             self._starting[member.actor.start.remote()] = member
         for _ in range(min(surplus, len(self._idle))):
             self._dismiss(self._idle.pop())
@@ -176,7 +148,7 @@ class _Crew:
         for answer in list(self._starting)[: max(surplus, 0)]:
             self._dismiss(self._starting.pop(answer))
 
-    def _dismiss(self, member: _Member) -> None:
+    def _dismiss(self, member: Member) -> None:
         ray.kill(member.actor)
         member.is_started = False
         self._before += member.counters
@@ -186,26 +158,30 @@ class _Crew:
         try:
             member.node = ray.get(answer)
         except RayError as error:
-            cause = _cause(error)
-            if not is_retryable(cause):
-                raise cause from None
-            self._failed_starts += 1
-            if isinstance(cause, WorkerUnfit):
-                self._leave_out(member, cause)
-            elif self._failed_starts % self._max_attempts == 0:
-                self._leave_out(member, ShardError(f"a worker could not start: {cause}"))
-            else:
-                log.warning("a worker could not start, and another is asked for: %s", cause)
-                self._dismiss(member)
+            self._failed_to_start(member, cause_of(error))
         else:
-            member.is_started, self._failed_starts = True, 0
+            member.is_started, self._failed_starts, self._has_started = True, 0, True
             self._idle.append(member)
 
-    def _leave_out(self, member: _Member, cause: VidtokError) -> None:
-        """Goes on without a worker; without any, it raises why."""
+    def _failed_to_start(self, member: Member, cause: BaseException) -> None:
+        if isinstance(cause, WorkerUnfit) or (self._has_started and not is_retryable(cause)):
+            self._park(member, cause)
+            return
+        if not is_retryable(cause):
+            raise cause
         self._dismiss(member)
-        self._num_workers -= 1
-        if not self._num_workers:
+        self._failed_starts += 1
+        if self._failed_starts >= max(_STARTS_AT_LEAST, self._max_attempts * self._num_workers) and not self._running:
+            raise ShardError(f"no worker could start, {self._failed_starts} tried: {cause}")
+        pause = min(2.0 ** (self._failed_starts - 1), _LONGEST_PAUSE_SECONDS)
+        self._hire_after = time.monotonic() + pause
+        log.warning("a worker could not start, and another is asked for in %.0f s: %s", pause, cause)
+
+    def _park(self, member: Member, cause: BaseException) -> None:
+        """Leaves a worker where it is, so that no other gets its device; raises why where there were none but such."""
+        self._before += member.counters
+        self._parked.append(member)
+        if len(self._parked) >= self._num_workers:
             raise cause
         log.error("a worker is left out: %s", cause)
 
@@ -222,11 +198,11 @@ class _Crew:
         self._idle.append(member)
         return commit
 
-    def _failed(self, member: _Member, task: ShardTask, error: RayError) -> ShardFailure | None:
-        cause = _cause(error)
+    def _failed(self, member: Member, task: ShardTask, error: RayError) -> ShardFailure | None:
+        cause = cause_of(error)
         if isinstance(cause, WorkerUnfit):
-            self._leave_out(member, cause)
             self._queue.give_back(task)
+            self._park(member, cause)
             return None
         if isinstance(cause, Stopped):
             log.warning("a worker was told to stop, and did; another one is asked for")
@@ -251,15 +227,18 @@ class _Crew:
             member.take_answer()
             if member.asked is None and member.is_started:
                 member.asked = member.actor.counters.remote()
+        self._end_hung()
         return sum((member.counters for member in members), self._before)
 
-
-def _cause(error: RayError) -> BaseException:
-    """The worker's own exception, where the error carries one."""
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-        return cause if isinstance(cause, VidtokError) else ShardError(str(cause))
-    return error
+    def _end_hung(self) -> None:
+        """Ends workers of which nothing more comes, whatever they wait for; that is found as any death is."""
+        if self._hung_seconds is None:
+            return
+        for member, task in self._running.values():
+            if time.monotonic() - member.moved > self._hung_seconds:
+                log.error("%s: nothing came for %.0f s, and its worker is ended", task.shard.path, self._hung_seconds)
+                member.moved = time.monotonic()
+                ray.kill(member.actor)
 
 
 def _resources(executor: ExecutorConfig) -> dict[str, float]:

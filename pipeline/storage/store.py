@@ -59,6 +59,11 @@ class Store:
         return "http" in self.protocols
 
     @property
+    def finds_names(self) -> bool:
+        """Whether `present` looks for names without listing all that lies beside them."""
+        return hasattr(self._filesystem, "call_s3")
+
+    @property
     def protocols(self) -> tuple[str, ...]:
         """The names of the store's protocol: `("s3", "s3a")`."""
         protocol = self._filesystem.protocol
@@ -100,7 +105,8 @@ class Store:
     def present(self, folder: str, names: Sequence[str]) -> Iterator[ObjectInfo]:
         """Those of some names that stand in a folder, in order.
 
-        Not one request a name: on S3 one LIST answers for up to a thousand; elsewhere the folder is listed once.
+        Not one request a name: on S3 one LIST answers for up to a thousand; elsewhere the folder is listed once, and no
+        sizes are told.
 
         Args:
             folder: its path below the root.

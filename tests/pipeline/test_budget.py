@@ -78,37 +78,36 @@ def test_a_job_that_is_stopped_goes_on_with_a_larger_budget(tmp_path: Path) -> N
     assert dataset_rows(config)["source_key"].to_pylist() == ["a", "a"] * 3
 
 
-@pytest.mark.parametrize(("in_a_row", "allowed", "stops"), [(2, 3, False), (3, 3, True), (10**6, None, False)])
-def test_shards_that_fail_one_after_the_other(in_a_row: int, allowed: int | None, stops: bool) -> None:
+@pytest.mark.parametrize(
+    ("in_a_row", "given", "allowed", "stops"),
+    [(2, 100, 3, False), (3, 100, 3, True), (99, 100, None, False), (29, 29, 3, False), (3, 30, 3, True)],
+)
+def test_shards_that_fail_one_after_the_other(in_a_row: int, given: int, allowed: int | None, stops: bool) -> None:
     budget = BudgetConfig(failed_shards_in_a_row=allowed)
     with pytest.raises(ErrorBudgetExceeded, match=r"last one a\.tar: no key") if stops else contextlib.nullcontext():
-        check_failures(in_a_row, budget, "a.tar: no key")
+        check_failures(in_a_row, given, budget, "a.tar: no key")
 
 
-@pytest.mark.parametrize("done", [[], [2]])
-def test_a_job_whose_shards_all_fail_is_stopped(tmp_path: Path, done: list[int]) -> None:
-    """As with credentials that have expired; one that is done in between begins the count anew."""
+@pytest.mark.parametrize(("limit", "stops"), [(1, True), (2, False)])
+def test_a_job_whose_shards_all_fail_is_stopped(tmp_path: Path, limit: int, stops: bool) -> None:
+    """As with credentials that have expired; a few shards are all tried."""
     video = make_video(gradient_frames(4))
-    for number in range(5):
-        # The larger, the sooner.
-        pack_tar(tmp_path / f"in/{number}.tar", [("a.mp4", video), ("pad.txt", b" " * 2 ** (20 - number))])
+    for number in range(12):
+        pack_tar(tmp_path / f"in/{number}.tar", [("a.mp4", video)])
     config = job(
         tmp_path / "in",
         tmp_path / "out",
         clips={"fps": None, "size": 8},
         executor={"max_attempts": 1},
-        budget={"failed_shards_in_a_row": 3},
+        budget={"failed_shards_in_a_row": limit},
     )
 
     def spoil(progress: Progress) -> None:
-        for path in (tmp_path / "in").iterdir():
-            if int(path.stem) not in done and progress.shards_done == progress.shards_failed == 0:
-                path.write_bytes(path.read_bytes() + bytes(512))
+        for path in (tmp_path / "in").iterdir() if progress.shards_failed == 0 else ():
+            path.write_bytes(path.read_bytes() + bytes(512))
 
-    if done:
-        assert len(run_job(config, spoil).failures) == 4
-    else:
-        with pytest.raises(
-            ErrorBudgetExceeded, match=r"3 shards in a row failed .*2\.tar: .*when the input was listed"
-        ):
-            run_job(config, spoil)
+    if not stops:
+        assert len(run_job(config, spoil).failures) == 12
+        return
+    with pytest.raises(ErrorBudgetExceeded, match=r"1 shards in a row failed .*tar: .*when the input was listed"):
+        run_job(config, spoil)
