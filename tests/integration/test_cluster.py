@@ -90,7 +90,7 @@ def test_what_a_killed_node_had_is_done_on_others(
     until(lambda: len(gate.waiting()) == 3, "three workers at work at once")
     lost = [note["shard"] for note in gate.notes(node=second, part=1)]
     cluster.kill_node(second)
-    # An autoscaler puts another in its place, on which Ray starts the actors anew.
+    # An autoscaler puts another in its place, on which new workers find room.
     third = cluster.add_node(num_gpus=2)
     until(lambda: len(gate.notes(node=third, part=1)) == 2, "two workers at work on the new node")
     gate.open()

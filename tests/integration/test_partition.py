@@ -1,8 +1,8 @@
 """A network that falls apart in the middle of a job: the node that is given up for dead still works, and writes.
 
 What Ray 2.60 was seen to do. A link that is back before a node is given up goes unnoticed: 20 s do that. With its own
-settings it gives a node up after about 65 s without an answer, and starts its actors anew where there is room; the call
-under way fails with ActorUnavailableError. The actor on the node that was cut off works on until its raylet ends, which
+settings it gives a node up after about 65 s without an answer; the call under way fails with ActorUnavailableError, and
+our driver asks for another worker. The actor on the node that was cut off works on until its raylet ends, which
 it does when the link is back and it hears that it counts as dead. Nobody starts another: whoever runs the nodes does.
 """
 

@@ -12,8 +12,10 @@ import torch
 import yaml
 
 import pipeline.self_check
+from pipeline.encode import ClipEncoder
 from pipeline.errors import WorkerUnfit
 from pipeline.job import run_job
+from pipeline.records import Clip, EncodedClip
 from pipeline.self_check import SelfCheck
 from tests.jobs_for_tests import job
 from tests.media import gradient_frames, make_video, pack_tar
@@ -48,6 +50,29 @@ def test_what_is_not_finite_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(pipeline.self_check, "golden_difference", lambda _: float("nan"))
     with pytest.raises(WorkerUnfit, match=r"computes wrongly: the golden clip differs by nan, at most 0\.001"):
         SelfCheck(device="cpu", dtype="fp32")
+
+
+def test_what_looks_wrong_is_looked_into_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = SelfCheck(device="cpu", dtype="fp32")
+    monkeypatch.setattr(pipeline.self_check, "golden_difference", lambda _: 0.1)
+    check.if_due(is_suspect=False)
+    with pytest.raises(WorkerUnfit):
+        check.if_due(is_suspect=True)
+
+
+def test_values_that_are_not_finite_look_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that gives NaN would otherwise reject good videos until the next check."""
+    real = ClipEncoder.__call__
+
+    def spoilt(self: ClipEncoder, clips: list[Clip]) -> list[EncodedClip]:
+        return [EncodedClip(tokens_THW=np.full_like(encoded.tokens_THW, -1)) for encoded in real(self, clips)]
+
+    monkeypatch.setattr(ClipEncoder, "__call__", spoilt)
+    config = job(small_input(tmp_path / "in"), tmp_path / "out", clips={"fps": None, "size": 16})
+    suspects: list[bool] = []
+    monkeypatch.setattr(SelfCheck, "if_due", lambda self, is_suspect: suspects.append(is_suspect))
+    run_job(config)
+    assert suspects and all(suspects)
 
 
 def small_input(folder: Path) -> Path:

@@ -141,6 +141,15 @@ def test_a_driver_that_dies_leaves_few_commits_in_no_snapshot(store: Store, monk
     assert newest(store) == commits_of(*range(250))
 
 
+def test_a_driver_keeps_few_parts(store: Store) -> None:
+    """Where shards have many, commits are written sooner than by hundreds."""
+    part = {"path": "p", "size_bytes": 1, "rows": 1, "sha256": "s", "row_groups": [1]}
+    keeper = _SnapshotKeeper(Dataset(store, {}), newest_snapshot(store))
+    for commit in commits_of(*range(11)):
+        keeper.add({**commit, "parts": [part] * 2500})
+    assert [read_table(store.read(path)).num_rows for path in files(store)] == [4, 4]
+
+
 def test_additions_that_the_store_refuses_are_made_up_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     refused: list[str] = []
 
