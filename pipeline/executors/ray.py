@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -22,9 +22,6 @@ from pipeline.executors.suspicion import Suspicion
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.stopping import check_stop, keep_stop_on_sigterm
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["RayExecutor"]
 
