@@ -115,10 +115,14 @@ class Dataset:
 
     def _committed(self, shards: ShardTable) -> Iterator[str]:
         """The ids of those shards that have a commit, which is not read."""
-        for some in shards.sorted_ids(_ASKED_AT_ONCE if self.store.finds_names else max(1, len(shards))):
+        if not shards:
+            return
+        listed = None if self.store.finds_names else self.store.names(COMMITS)
+        for some in shards.sorted_ids(_ASKED_AT_ONCE):
             names = sorted(posixpath.basename(commit_path(shard_id)) for shard_id in some)
-            for info in self.store.present(COMMITS, names):
-                yield posixpath.basename(info.path).removesuffix(".json")
+            if listed is None:
+                names = [posixpath.basename(info.path) for info in self.store.present(COMMITS, names)]
+            yield from (name.removesuffix(".json") for name in names if listed is None or name in listed)
 
     def committed(self, shards: ShardTable) -> Iterator[dict[str, Any]]:
         """The commits of those shards that have one, read each, in the order of the shards' ids."""

@@ -65,7 +65,9 @@ def present(filesystem: Any, folder: str, names: Sequence[str], *, attempt: Atte
     A LIST begins at the next name that is not decided yet, so that what lies between two names is not gone through.
     """
     if not hasattr(filesystem, "call_s3"):
-        yield from _present_by_listing(filesystem, folder, names, attempt)
+        wanted = set(names)
+        for page in pages(filesystem, folder, recursive=False, attempt=attempt) if names else ():
+            yield from (raw for raw in page if posixpath.basename(raw["name"]) in wanted)
         return
     decided = 0
     while decided < len(names):
@@ -84,16 +86,6 @@ def present(filesystem: Any, folder: str, names: Sequence[str], *, attempt: Atte
         decided += len(some) if token is None or not page else bisect.bisect_right(some, found[-1])
         asked = set(some)
         yield from (raw for raw, name in zip(page, found, strict=True) if name in asked)
-
-
-def _present_by_listing(
-    filesystem: Any, folder: str, names: Sequence[str], attempt: Attempt
-) -> Iterator[Mapping[str, Any]]:
-    """As `present`, by one listing; without sizes, which a million objects have no room for."""
-    wanted = set(names)
-    listed = attempt(lambda: filesystem.ls(folder, detail=False)) if names else []
-    found = sorted(path for path in map(str, listed) if posixpath.basename(path) in wanted)
-    yield from ({"name": path, "size": None, "type": "file"} for path in found)
 
 
 def _in_order(raws: Any) -> list[Mapping[str, Any]]:

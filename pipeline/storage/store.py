@@ -105,8 +105,7 @@ class Store:
     def present(self, folder: str, names: Sequence[str]) -> Iterator[ObjectInfo]:
         """Those of some names that stand in a folder, in order.
 
-        Not one request a name: on S3 one LIST answers for up to a thousand; elsewhere the folder is listed once, and no
-        sizes are told.
+        Not one request a name: on S3 one LIST answers for up to a thousand; elsewhere the folder is listed once.
 
         Args:
             folder: its path below the root.
@@ -114,6 +113,17 @@ class Store:
         """
         full = self._full(folder)
         return self._listed(folder, lambda attempt: iter([present(self._filesystem, full, names, attempt=attempt)]))
+
+    def names(self, folder: str) -> frozenset[str]:
+        """The names of all that lies in a folder, without what `list` tells of each."""
+        full = self._full(folder)
+        try:
+            paths = self._attempt("list", folder, lambda: self._filesystem.ls(full, detail=False))
+        except store_faults() as error:
+            if is_absent(error):
+                return frozenset()
+            raise self._error("list", folder, error) from error
+        return frozenset(posixpath.basename(str(path)) for path in paths)
 
     def info(self, path: str) -> ObjectInfo | None:
         """What is known of an object, or None where there is none."""

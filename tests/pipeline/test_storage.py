@@ -334,6 +334,7 @@ def test_which_of_many_names_are_there(store: Store) -> None:
     for asked in (there, ["a.json"], ["b.json"], [], ["a.json", "z.json"], ["0", "a.json", "k1.json", "zz"]):
         found = [info.path for info in store.present("d", asked)]
         assert found == [f"d/{name}" for name in asked if name in there]
+    assert set(found) <= {f"d/{name}" for name in store.names("d")} and store.names("nothing") == frozenset()
     assert list(store.present("nothing", ["a"])) == []
 
 
