@@ -158,9 +158,13 @@ class ShardTable(Sequence[Shard]):
         """Whether the same shards come in the same order."""
         if not isinstance(other, Sequence):
             return NotImplemented
-        if isinstance(other, ShardTable) and self._files is other._files:
-            return np.array_equal(self._order, other._order)
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+        if len(self) != len(other):
+            return False
+        if isinstance(other, ShardTable) and np.array_equal(self._order, other._order):
+            pairs = itertools.zip_longest(self._files, other._files)
+            if all(mine is not None and theirs is not None and mine.equals(theirs) for mine, theirs in pairs):
+                return True  # without an object for each
+        return all(mine == theirs for mine, theirs in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]  # as of lists
 

@@ -57,3 +57,14 @@ def test_files_are_numbered_through() -> None:
     table = ShardTable.joined([ShardTable.of(SHARDS[:3]), ShardTable.of([]), ShardTable.of(SHARDS[3:])])
     assert table == SHARDS and table.chosen(np.array([2400, 2, 3])) == [SHARDS[2400], SHARDS[2], SHARDS[3]]
     assert ShardTable.joined([]) == []
+
+
+def test_the_same_files_are_equal_without_an_object_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a run compares what it read twice; a million would take seconds and a gigabyte."""
+    data = ShardTable.file_of(SHARDS)
+    one, other, fewer = ShardTable.read(data), ShardTable.read(data), ShardTable.of(SHARDS[:-1])
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardTable, "__iter__", lambda _: pytest.fail("objects are made"))
+        assert one == other and one != fewer
+    assert one == ShardTable.joined([ShardTable.of(SHARDS[:9]), ShardTable.of(SHARDS[9:])])
+    assert one != ShardTable.of([*SHARDS[:-1], SHARDS[0]])
