@@ -18,7 +18,16 @@ from pipeline.verify import verify_dataset
 from tests.jobs_for_tests import commits_without_hashes, dataset_rows, job, masked_parts, store_of
 from tests.media import gradient_frames, make_video, pack_tar
 
-__all__ = ["OutputPlace", "assert_equal", "assert_whole", "new_place", "pack_small_shards", "run_in_child", "small_job"]
+__all__ = [
+    "OutputPlace",
+    "assert_equal",
+    "assert_whole",
+    "new_place",
+    "pack_small_shards",
+    "run_in_child",
+    "small_job",
+    "unbroken_job",
+]
 
 _numbers = itertools.count()
 # Forks from a process that has imported all, and started no thread yet.
@@ -55,6 +64,13 @@ def small_job(shards: Path, place: OutputPlace, root: str | None = None, **chang
     """A job of many small parts over `pack_small_shards`."""
     clips = {"fps": None, "size": 16}
     return job(shards, root or place.new_root(), clips=clips, storage=place.storage, **changes)
+
+
+def unbroken_job(shards: Path, folder: Path) -> Any:
+    """The same job, done on the local disk in one go: what all others are held against."""
+    config = small_job(shards, new_place(None, folder))
+    assert not run_job(config).failures
+    return config
 
 
 def assert_equal(config: Any, unbroken: Any) -> None:

@@ -20,6 +20,7 @@ from tests.integration.places import (
     run_in_child,
     small_job,
     start_child,
+    unbroken_job,
 )
 from tests.jobs_for_tests import store_of
 from tests.support import ROOT
@@ -51,9 +52,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The local dataset that all others are held against."""
-    config = small_job(shards, new_place(None, tmp_path_factory.mktemp("unbroken")))
-    assert not run_job(config).failures
-    return config
+    return unbroken_job(shards, tmp_path_factory.mktemp("unbroken"))
 
 
 def die_and_go_on(point: str, shards: Path, place: OutputPlace, unbroken: Any) -> None:

@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.job import run_job
 from tests.integration.gate import Gate, job_command, until
-from tests.integration.places import assert_whole, new_place, pack_small_shards, small_job
+from tests.integration.places import assert_whole, new_place, pack_small_shards, small_job, unbroken_job
 from tests.servers.network import Network, why_not
 from tests.servers.raylets import QUICK_HEALTH_CHECKS
 from tests.support import require, require_module
@@ -36,9 +35,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    config = small_job(shards, new_place(None, tmp_path_factory.mktemp("unbroken")))
-    assert not run_job(config).failures
-    return config
+    return unbroken_job(shards, tmp_path_factory.mktemp("unbroken"))
 
 
 class Site:
