@@ -8,7 +8,7 @@ AZURITE := $(VENV)/azurite
 
 # What setup installs, and what servers adds: what may not be skipped. See "VIDTOK_REQUIRE" in CONTRIBUTING.md.
 SETUP := moto,s3fs,pandas,polars,duckdb,datasets,hatchling,localbucket
-REQUIRE := $(SETUP),ceph,azurite,fake-gcs,netns
+REQUIRE := $(SETUP),ceph,azurite,fake-gcs,netns,chromium
 
 # More arguments for the program that a target runs: make test ARGS="-k commit -x"
 ARGS ?=
@@ -42,11 +42,12 @@ test-all: servers  ## Run all tests, the slow ones too, and skip none (as root)
 	@VIDTOK_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest -m "" $(ARGS)
 
 # Ceph is the real S3 server among those that the tests write to (from Debian's packages, so as root); Azurite stands in
-# for Azure (from npm), and fake-gcs-server for Google's storage. With ip, tests make networks that they can cut.
-servers: $(INSTALLED)  ## Install the servers that the tests write to and pip alone does not bring (as root: apt, npm)
-	@(for program in radosgw ceph-mon ceph-osd ip; do command -v $$program || exit; done) >/dev/null || { \
+# for Azure (from npm), and fake-gcs-server for Google's storage. With ip, tests make networks that they can cut; in
+# Chromium they open the pages that we make.
+servers: $(INSTALLED)  ## Install the servers that the tests write to, and a browser, which pip alone does not bring (as root: apt, npm)
+	@(for program in radosgw ceph-mon ceph-osd ip chromium; do command -v $$program || exit; done) >/dev/null || { \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	    radosgw ceph-mon ceph-osd ceph-common iproute2 >/dev/null; }
+	    radosgw ceph-mon ceph-osd ceph-common iproute2 chromium >/dev/null; }
 	@test -x $(AZURITE)/node_modules/.bin/azurite-blob || \
 	    npm install --silent --no-audit --no-fund --prefix $(AZURITE) azurite >/dev/null
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt adlfs gcsfs \

