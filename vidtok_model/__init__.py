@@ -5,6 +5,8 @@
         encoded = tokenizer.encode(clips_BCTHW)                # (B, 3, 17, 256, 256), floats in [-1, 1]
         clips_BCTHW = tokenizer.decode_tokens(encoded.tokens)  # from (B, 5, 32, 32), integers
 
+Models of version 1.1 take videos of any length in chunks too: `tokenizer.stream_encoder()`, `.stream_decoder()`.
+
 Read config.py first (what the models are), then tokenizer.py, networks.py and layers.py (what they compute).
 PyTorch is imported with the first name that needs it, so that whoever only asks what the models are has no need of it.
 """
@@ -18,11 +20,14 @@ from vidtok_model.models import MODELS, get_config
 if TYPE_CHECKING:
     from vidtok_model.checkpoint import load_tokenizer
     from vidtok_model.regularizers import Encoded
+    from vidtok_model.streams import StreamDecoder, StreamEncoder
     from vidtok_model.tokenizer import VideoTokenizer, random_tokenizer
 
 __all__ = [
     "MODELS",
     "Encoded",
+    "StreamDecoder",
+    "StreamEncoder",
     "TokenizerConfig",
     "VideoTokenizer",
     "get_config",
@@ -32,6 +37,8 @@ __all__ = [
 
 _LATER = {
     "Encoded": "regularizers",
+    "StreamDecoder": "streams",
+    "StreamEncoder": "streams",
     "VideoTokenizer": "tokenizer",
     "load_tokenizer": "checkpoint",
     "random_tokenizer": "tokenizer",

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidtok_model.config import TimePadding
+from vidtok_model.memory import Memory
 
 _NORM_EPSILON = 1e-6
 
@@ -123,7 +124,7 @@ def _to_layout(y: Tensor, order: tuple[int, ...]) -> Tensor:
 class TimePad(nn.Module):
     """The padding in time that a layer can't leave to its convolution: the one place where layers add frames.
 
-    It holds no weights. Whoever feeds a clip in pieces replaces what stands in front here by the frames last seen.
+    It holds no weights. In a stream, the frames last seen stand in front of every chunk but the first.
 
     Args:
         frames: How many.
@@ -135,8 +136,15 @@ class TimePad(nn.Module):
         self.frames = frames
         self.padding = padding
 
-    def forward(self, x_BTHWC: Tensor) -> Tensor:
+    def forward(self, x_BTHWC: Tensor, memory: Memory | None = None) -> Tensor:
         """Gives x with `frames` more frames: in front if causal, else behind."""
+        before_BTHWC = memory.kept.get(self) if memory is not None else None
+        y_BTHWC = self._padded(x_BTHWC) if before_BTHWC is None else torch.cat([before_BTHWC, x_BTHWC], dim=1)
+        if memory is not None:
+            memory.keep(self, y_BTHWC, self.frames)
+        return y_BTHWC
+
+    def _padded(self, x_BTHWC: Tensor) -> Tensor:
         first_BTHWC = x_BTHWC[:, :1]
         if self.padding == "first_frame_in_front":
             return torch.cat([first_BTHWC.expand(-1, self.frames, -1, -1, -1), x_BTHWC], dim=1)
@@ -158,10 +166,16 @@ class CausalConv(nn.Module):
         self.pad = pad
         self.conv = conv
 
-    def forward(self, x_BTHWC: Tensor) -> Tensor:
+    def forward(self, x_BTHWC: Tensor, memory: Memory | None = None) -> Tensor:
         """Gives (B, T', H', W', O)."""
-        y_BTHWC: Tensor = self.conv(x_BTHWC if self.pad is None else self.pad(x_BTHWC))
+        y_BTHWC: Tensor = self.conv(x_BTHWC if self.pad is None else self.pad(x_BTHWC, memory))
         return y_BTHWC
+
+
+def convolve(conv: nn.Module, x_BTHWC: Tensor, memory: Memory | None) -> Tensor:
+    """A convolution's output, whether it is one that looks back in time, and so has a memory in a stream, or not."""
+    y_BTHWC: Tensor = conv(x_BTHWC, memory) if isinstance(conv, CausalConv) else conv(x_BTHWC)
+    return y_BTHWC
 
 
 def time_conv(
@@ -211,10 +225,10 @@ class ResidualBlock(nn.Module):
         self.conv2 = conv2
         self.nin_shortcut = Conv(in_channels, out_channels, (1, 1)) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, x_BTHWC: Tensor) -> Tensor:
+    def forward(self, x_BTHWC: Tensor, memory: Memory | None = None) -> Tensor:
         """Gives (B, T, H, W, O)."""
-        h_BTHWC: Tensor = self.conv1(swish(self.norm1(x_BTHWC)))
-        h_BTHWC = self.conv2(swish(self.norm2(h_BTHWC)))
+        h_BTHWC = convolve(self.conv1, swish(self.norm1(x_BTHWC)), memory)
+        h_BTHWC = convolve(self.conv2, swish(self.norm2(h_BTHWC)), memory)
         return add(h_BTHWC, self.nin_shortcut(x_BTHWC))
 
 

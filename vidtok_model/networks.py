@@ -14,12 +14,14 @@ from vidtok_model.config import TokenizerConfig
 from vidtok_model.layers import (
     ChannelNorm,
     FrameAttention,
+    convolve,
     spatial_block,
     swish,
     temporal_block,
     time_conv,
     volume_block,
 )
+from vidtok_model.memory import Memory
 from vidtok_model.resampling import SpatialDown, SpatialUp, TemporalDown, TemporalUp
 
 _VIDEO_CHANNELS = 3
@@ -45,9 +47,9 @@ class Middle(nn.Module):
         self.attn_1 = FrameAttention(channels, config.time_padding)
         self.block_2 = volume_block(channels, config.time_padding)
 
-    def forward(self, x_BTHWC: Tensor) -> Tensor:
+    def forward(self, x_BTHWC: Tensor, memory: Memory | None = None) -> Tensor:
         """Gives the shape of x."""
-        y_BTHWC: Tensor = self.block_2(self.attn_1(self.block_1(x_BTHWC)))
+        y_BTHWC: Tensor = self.block_2(self.attn_1(self.block_1(x_BTHWC, memory)), memory)
         return y_BTHWC
 
 
@@ -77,18 +79,18 @@ class Encoder(nn.Module):
         out_channels = config.latent_channels * (1 if config.is_discrete else 2)
         self.conv_out = time_conv(widths[-1], out_channels, _KERNEL, padding)
 
-    def forward(self, frames_BTHWC: Tensor) -> Tensor:
+    def forward(self, frames_BTHWC: Tensor, memory: Memory | None = None) -> Tensor:
         """Gives (B, T/f, H/s, W/s, z or 2z), where f and s are the time and the spatial factor.
 
         Args:
             frames_BTHWC: Contiguous, T a multiple of f: the clip with its copies of the first frame in front.
+            memory: Of a stream, whose next chunk the frames are; None: they are a clip by themselves.
         """
-        x_BTHWC: Tensor = self.conv_in(frames_BTHWC)
+        x_BTHWC = convolve(self.conv_in, frames_BTHWC, memory)
         for spatial, temporal in zip(self.down, self.down_temporal, strict=True):
-            x_BTHWC = _run_level(x_BTHWC, spatial, temporal)
-        x_BTHWC = self.mid(x_BTHWC)
-        x_BTHWC = self.conv_out(swish(self.norm_out(x_BTHWC)))
-        return x_BTHWC
+            x_BTHWC = _run_level(x_BTHWC, spatial, temporal, memory)
+        x_BTHWC = self.mid(x_BTHWC, memory)
+        return convolve(self.conv_out, swish(self.norm_out(x_BTHWC)), memory)
 
 
 class Decoder(nn.Module):
@@ -116,25 +118,28 @@ class Decoder(nn.Module):
         self.norm_out = ChannelNorm(widths[0])
         self.conv_out = time_conv(widths[0], _VIDEO_CHANNELS, _KERNEL, padding)
 
-    def forward(self, latents_BTHWC: Tensor) -> Tensor:
+    def forward(self, latents_BTHWC: Tensor, memory: Memory | None = None) -> Tensor:
         """Gives (B, T'*f, H'*s, W'*s, 3): all frames, the ones that stand for the encoder's front padding too.
 
         Args:
             latents_BTHWC: (B, T', H', W', z), contiguous.
+            memory: Of a stream, whose next chunk the latents are; None: they are a clip by themselves.
         """
-        x_BTHWC: Tensor = self.mid(self.conv_in(latents_BTHWC))
+        x_BTHWC: Tensor = self.mid(convolve(self.conv_in, latents_BTHWC, memory), memory)
         for spatial, temporal in zip(reversed(self.up), reversed(self.up_temporal), strict=True):
-            x_BTHWC = _run_level(x_BTHWC, spatial, temporal)
-        x_BTHWC = self.conv_out(swish(self.norm_out(x_BTHWC)))
-        return x_BTHWC
+            x_BTHWC = _run_level(x_BTHWC, spatial, temporal, memory)
+        return convolve(self.conv_out, swish(self.norm_out(x_BTHWC)), memory)
 
 
-def _run_level(x_BTHWC: Tensor, spatial: nn.Module, temporal: nn.Module) -> Tensor:
+def _run_level(x_BTHWC: Tensor, spatial: nn.Module, temporal: nn.Module, memory: Memory | None) -> Tensor:
     """Spatial and temporal blocks in turns, then the changes of size: space before time."""
     assert isinstance(spatial, Level) and isinstance(temporal, Level)
     for space_block, time_block in zip(spatial.block, temporal.block, strict=True):
-        x_BTHWC = time_block(space_block(x_BTHWC))
-    for resample in (spatial.downsample, spatial.upsample, temporal.downsample, temporal.upsample):
+        x_BTHWC = time_block(space_block(x_BTHWC), memory)
+    for resample in (spatial.downsample, spatial.upsample):
         if resample is not None:
             x_BTHWC = resample(x_BTHWC)
+    for resample in (temporal.downsample, temporal.upsample):
+        if resample is not None:
+            x_BTHWC = resample(x_BTHWC, memory)
     return x_BTHWC

@@ -6,7 +6,9 @@ Shape suffixes: B batch, T frames, H height, W width, C channels (z of them, 2z 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,17 @@ class Encoded:
 
     logvar: Tensor | None
     """(B, z, T', H', W'), the logarithm of its variance, in [-30, 20]. None for an FSQ model."""
+
+    @classmethod
+    def join(cls, pieces: Sequence[Self]) -> Self:
+        """What a stream gave piece by piece, joined in time."""
+
+        def joined(name: str, axis: int) -> Tensor | None:
+            values = [getattr(piece, name) for piece in pieces]
+            return None if values[0] is None else torch.cat(values, dim=axis)
+
+        latents = torch.cat([piece.latents for piece in pieces], dim=2)
+        return cls(latents=latents, tokens=joined("tokens", 1), mean=joined("mean", 2), logvar=joined("logvar", 2))
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -109,6 +122,17 @@ class DiagonalGaussian(nn.Module):
 def make_regularizer(config: TokenizerConfig) -> FiniteScalarQuantizer | DiagonalGaussian:
     """The regularizer of a model. It has no weights."""
     return FiniteScalarQuantizer(config.fsq_levels) if config.is_discrete else DiagonalGaussian()
+
+
+def regularize(
+    regularizer: nn.Module, z_BTHWC: Tensor, *, sample: bool = False, generator: torch.Generator | None = None
+) -> Encoded:
+    """The encoder's output through whichever regularizer the model has; `sample` is asked of KL models only."""
+    if isinstance(regularizer, DiagonalGaussian):
+        encoded: Encoded = regularizer(z_BTHWC, sample=sample, generator=generator)
+    else:
+        encoded = regularizer(z_BTHWC)
+    return encoded
 
 
 def _channels_second(x_BTHWC: Tensor) -> Tensor:

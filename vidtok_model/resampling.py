@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidtok_model.config import TimePadding
-from vidtok_model.layers import Conv, TimePad, time_conv
+from vidtok_model.layers import Conv, TimePad, convolve, time_conv
+from vidtok_model.memory import Memory
 
 _INITIAL_MIX = 2.0  # sigmoid(2) = 0.88: resampling in time starts as mostly the average or the repeated frames
 
@@ -53,10 +54,10 @@ class TemporalDown(nn.Module):
         self.conv = time_conv(channels, channels, (3, 3, 3), padding, stride=2, padded=False)
         self.mix_factor = nn.Parameter(torch.tensor([_INITIAL_MIX]))
 
-    def forward(self, x_BTHWC: Tensor) -> Tensor:
+    def forward(self, x_BTHWC: Tensor, memory: Memory | None = None) -> Tensor:
         """Gives (B, T/2, H, W, C)."""
         # Both see the padding: a zero frame counts in the average, whose divisor is always 3.
-        x_BTHWC = self.pad(x_BTHWC)
+        x_BTHWC = self.pad(x_BTHWC, memory)
         average_BTHWC = ((x_BTHWC[:, :-1:2] + x_BTHWC[:, 1::2]) + x_BTHWC[:, 2::2]) / 3
         return mix(average_BTHWC, self.conv(x_BTHWC), self.mix_factor)
 
@@ -78,16 +79,26 @@ class TemporalUp(nn.Module):
         self.conv = time_conv(channels, channels, (3, 3, 3), padding)
         self.mix_factor = nn.Parameter(torch.tensor([_INITIAL_MIX]))
 
-    def forward(self, x_BTHWC: Tensor) -> Tensor:
+    def forward(self, x_BTHWC: Tensor, memory: Memory | None = None) -> Tensor:
         """Gives (B, 2T, H, W, C)."""
+        y_BTHWC = self._widened(x_BTHWC, memory) if self.interpolates else repeat_frames(x_BTHWC)
+        if memory is not None:
+            memory.ahead *= 2
+        return mix(y_BTHWC, convolve(self.conv, y_BTHWC, memory), self.mix_factor)
+
+    def _widened(self, x_BTHWC: Tensor, memory: Memory | None) -> Tensor:
+        before_BTHWC = memory.kept.get(self) if memory is not None else None
+        if memory is not None and before_BTHWC is not None:
+            memory.keep(self, x_BTHWC, 1)
+            return interpolate_frames(torch.cat([before_BTHWC, x_BTHWC], dim=1))[:, 2:].contiguous()
+        if memory is not None:
+            # The published code keeps n frames, of which only the last has an effect, and after the first chunk (here
+            # alone) it keeps of the look-ahead: the published results depend on it.
+            memory.kept[self] = x_BTHWC[:, -1:].clone()
         n = self.first_frames
-        if not self.interpolates:
-            y_BTHWC = repeat_frames(x_BTHWC)
-        elif x_BTHWC.shape[1] <= n:
-            y_BTHWC = interpolate_frames(x_BTHWC)
-        else:
-            y_BTHWC = torch.cat([interpolate_frames(x_BTHWC[:, :n]), interpolate_frames(x_BTHWC[:, n:])], dim=1)
-        return mix(y_BTHWC, self.conv(y_BTHWC), self.mix_factor)
+        if x_BTHWC.shape[1] <= n:
+            return interpolate_frames(x_BTHWC)
+        return torch.cat([interpolate_frames(x_BTHWC[:, :n]), interpolate_frames(x_BTHWC[:, n:])], dim=1)
 
 
 def mix(plain: Tensor, learned: Tensor, mix_factor: Tensor) -> Tensor:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vidtok_model.checks import check_clips, check_latents, check_sample, check_tokens
 from vidtok_model.config import TokenizerConfig
 from vidtok_model.models import get_config
 from vidtok_model.networks import Decoder, Encoder
-from vidtok_model.regularizers import DiagonalGaussian, Encoded, FiniteScalarQuantizer, make_regularizer
-
-_CLIP_AXES = ("B", "C", "T", "H", "W")
-_TOKEN_AXES = ("B", "T", "H", "W")
+from vidtok_model.regularizers import Encoded, FiniteScalarQuantizer, make_regularizer, regularize
+from vidtok_model.streams import StreamDecoder, StreamEncoder
 
 
 class VideoTokenizer(nn.Module):
@@ -55,24 +54,15 @@ class VideoTokenizer(nn.Module):
             ValueError: If the clips have another shape or dtype, or `sample` is asked of an FSQ model.
         """
         config = self.config
-        _check_floats("clips", clips_BCTHW, _CLIP_AXES)
-        _, channels, num_frames, height, width = clips_BCTHW.shape
-        if channels != 3:
-            raise ValueError(f"clips have {channels} channels in shape {tuple(clips_BCTHW.shape)}: expected 3 (RGB)")
-        config.latent_shape(num_frames, height, width)
-        if sample and config.is_discrete:
-            raise ValueError(f"sample=True: {config.name} is an FSQ model, whose latents are no distribution")
+        check_clips(config, clips_BCTHW)
+        check_sample(config, sample)
+        front_frames = config.front_frames(clips_BCTHW.shape[2])
 
-        x_BTHWC = clips_BCTHW.to(self._dtype).permute(0, 2, 3, 4, 1)
-        front_frames = config.front_frames(num_frames)
+        x_BTHWC = clips_BCTHW.to(self.dtype).permute(0, 2, 3, 4, 1)
         if front_frames:
             x_BTHWC = torch.cat([x_BTHWC[:, :1].expand(-1, front_frames, -1, -1, -1), x_BTHWC], dim=1)
         z_BTHWC = self.encoder(x_BTHWC.contiguous())
-        if isinstance(self.regularizer, DiagonalGaussian):
-            encoded: Encoded = self.regularizer(z_BTHWC, sample=sample, generator=generator)
-        else:
-            encoded = self.regularizer(z_BTHWC)
-        return encoded
+        return regularize(self.regularizer, z_BTHWC, sample=sample, generator=generator)
 
     def decode(self, latents_BCTHW: Tensor, num_frames: int | None = None) -> Tensor:
         """Decodes a batch of latents.
@@ -93,13 +83,8 @@ class VideoTokenizer(nn.Module):
             ValueError: If the latents have another shape or dtype, or the decoder gives fewer than `num_frames`.
         """
         config = self.config
-        _check_floats("latents", latents_BCTHW, _CLIP_AXES)
-        channels, latent_frames = latents_BCTHW.shape[1:3]
-        if channels != config.latent_channels:
-            raise ValueError(
-                f"latents have {channels} channels in shape {tuple(latents_BCTHW.shape)}: "
-                f"{config.name} takes {config.latent_channels}"
-            )
+        check_latents(config, latents_BCTHW)
+        latent_frames = latents_BCTHW.shape[2]
         decoded_frames = config.decoded_frames(latent_frames)
         kept_frames = decoded_frames if num_frames is None else num_frames
         if not 1 <= kept_frames <= decoded_frames:
@@ -107,7 +92,7 @@ class VideoTokenizer(nn.Module):
                 f"num_frames={num_frames}: {latent_frames} latent frames of {config.name} give {decoded_frames} "
                 f"frames; expected 1 to {decoded_frames}"
             )
-        x_BTHWC = self.decoder(latents_BCTHW.to(self._dtype).permute(0, 2, 3, 4, 1).contiguous())
+        x_BTHWC = self.decoder(latents_BCTHW.to(self.dtype).permute(0, 2, 3, 4, 1).contiguous())
         kept_BTHWC: Tensor = x_BTHWC[:, -kept_frames:]
         return kept_BTHWC.permute(0, 4, 1, 2, 3).contiguous()
 
@@ -142,20 +127,32 @@ class VideoTokenizer(nn.Module):
         config = self.config
         if not isinstance(self.regularizer, FiniteScalarQuantizer):
             raise ValueError(f"{config.name} is a KL model and has no tokens: decode its latents")
-        _check_shape("tokens", tokens_BTHW, _TOKEN_AXES)
-        if tokens_BTHW.is_floating_point() or tokens_BTHW.is_complex() or tokens_BTHW.dtype == torch.bool:
-            raise ValueError(f"tokens are {tokens_BTHW.dtype}: expected integers")
-        tokens_BTHW = tokens_BTHW.long()
-        lowest, highest = (int(extreme) for extreme in torch.aminmax(tokens_BTHW))
-        if lowest < 0 or highest >= (config.codebook_size or 0):
-            raise ValueError(
-                f"tokens lie between {lowest} and {highest}: {config.name} has tokens from 0 to "
-                f"{(config.codebook_size or 0) - 1}"
-            )
-        return self.regularizer.codes(tokens_BTHW)
+        check_tokens(config, tokens_BTHW)
+        return self.regularizer.codes(tokens_BTHW.long())
+
+    def stream_encoder(self, *, sample: bool = False, generator: torch.Generator | None = None) -> StreamEncoder:
+        """A stream that encodes a video of any length in chunks; for models of version 1.1.
+
+        Args:
+            sample: As in `encode`.
+            generator: As in `encode`.
+
+        Raises:
+            ValueError: If the model is of another version, or `sample` is asked of an FSQ model.
+        """
+        return StreamEncoder(self, sample=sample, generator=generator)
+
+    def stream_decoder(self) -> StreamDecoder:
+        """A stream that decodes latents or tokens of a video of any length in chunks; for models of version 1.1.
+
+        Raises:
+            ValueError: If the model is of another version.
+        """
+        return StreamDecoder(self)
 
     @property
-    def _dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and of what is computed."""
         return self.decoder.norm_out.norm.weight.dtype
 
 
@@ -177,16 +174,3 @@ def random_tokenizer(config: TokenizerConfig | str, seed: int) -> VideoTokenizer
         torch.default_generator.manual_seed(seed)
         tokenizer = VideoTokenizer(config)
     return tokenizer.eval().requires_grad_(False)
-
-
-def _check_shape(what: str, values: Tensor, axes: tuple[str, ...]) -> None:
-    if not isinstance(values, Tensor):
-        raise ValueError(f"{what} are of type {type(values).__name__}: expected a torch tensor ({', '.join(axes)})")
-    if values.ndim != len(axes) or 0 in values.shape:
-        raise ValueError(f"{what} have shape {tuple(values.shape)}: expected ({', '.join(axes)}), none of them 0")
-
-
-def _check_floats(what: str, values: Tensor, axes: tuple[str, ...]) -> None:
-    _check_shape(what, values, axes)
-    if not values.is_floating_point():
-        raise ValueError(f"{what} are {values.dtype}: expected a float dtype")

@@ -60,6 +60,8 @@ def test_public_names():
     assert sorted(vidtok_model.__all__) == [
         "Encoded",
         "MODELS",
+        "StreamDecoder",
+        "StreamEncoder",
         "TokenizerConfig",
         "VideoTokenizer",
         "get_config",
