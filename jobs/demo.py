@@ -105,7 +105,7 @@ def _source_clip(config: JobConfig, dataset: Dataset, wanted: str) -> Clip:
     for shard in dataset.inputs():
         videos = read_shard(store, shard, start=shard.beginning)
         decoded = DecoderHere().decode(videos, config.decode_options())
-        items = cut_clips(decoded, clip_frames=config.clip_frames, clips=config.clips, takes_stills=True)
+        items = cut_clips(decoded, lengths=config.clip_lengths, clips=config.clips, takes_stills=True)
         for item in items:
             if isinstance(item, Clip) and row_id(item) == wanted:
                 return item

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.inputs import base_shard_id
 from pipeline.parts import opened_parquet
-from pipeline.reconstruct import decode_row, load_decoder, write_video
+from pipeline.reconstruct import decode_row, decode_stream, load_decoder, write_video
 from pipeline.rejected import outstanding_rejects
+from pipeline.rows import SEGMENT_COLUMN
 from pipeline.storage import open_store
 
 __all__ = ["decode_to_file", "show_dataset"]
@@ -121,9 +123,14 @@ def decode_to_file(
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from None
     dataset = Dataset.open(open_store(root, options))
-    row = dataset.find_row(row_id)
+    rows, place = dataset.find_stream(row_id)
+    row = rows.slice(place, 1).to_pylist()[0]
     tokenizer = load_decoder(dataset.description, checkpoint=checkpoint, device=device, options=options)
-    frames = decode_row(row, tokenizer)
+    if SEGMENT_COLUMN in row:
+        one_by_one = (rows.slice(number, 1).to_pylist()[0] for number in range(len(rows)))
+        frames = next(islice(decode_stream(one_by_one, tokenizer), place, None))
+    else:
+        frames = decode_row(row, tokenizer)
     seconds = np.asarray(row["frame_seconds"], np.float64)[-len(frames) :]
     real = len(frames) - row["num_padded_frames"]
     try:

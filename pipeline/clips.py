@@ -1,4 +1,4 @@
-"""cut_clips: the frames of each video, as windows of a fixed number of frames."""
+"""cut_clips: the frames of each video, as windows or as segments of a stream, of a fixed number of frames."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ _DAMAGE = {"crash", "memory", "timeout", "truncated", "unreadable"}
 def cut_clips(
     videos: Iterable[tuple[Video, Iterable[DecodedFrame]]],
     *,
-    clip_frames: int,
+    lengths: tuple[int, int],
     clips: ClipsConfig,
     takes_stills: bool,
 ) -> Iterator[Clip | VideoEnd]:
@@ -29,7 +29,7 @@ def cut_clips(
 
     Args:
         videos: with their frames.
-        clip_frames: frames of a clip.
+        lengths: frames of a video's first clip, and of the others.
         clips: stride, tail, whether cuts of scenes count, and what becomes of a damaged video.
         takes_stills: whether a still picture is a clip of one frame, as causal models take it.
     """
@@ -39,7 +39,7 @@ def cut_clips(
         if reject is None:
             frames = _until_error(decoded, flags) if clips.damaged == "keep_until_error" else decoded
             try:
-                yield from cut_video(frames, video.ref, clip_frames=clip_frames, clips=clips, takes_stills=takes_stills)
+                yield from cut_video(frames, video.ref, lengths=lengths, clips=clips, takes_stills=takes_stills)
             except SampleError as error:
                 reject = Reject(stage=error.stage, error=error.error, message=error.message, attempts=error.attempts)
         yield VideoEnd(ref=video.ref, reject=reject, end=video.end, flags=tuple(flags))
@@ -58,9 +58,9 @@ def _until_error(frames: Iterable[DecodedFrame], flags: list[str]) -> Iterator[D
 
 
 def cut_video(
-    frames: Iterable[DecodedFrame], ref: VideoRef, *, clip_frames: int, clips: ClipsConfig, takes_stills: bool
+    frames: Iterable[DecodedFrame], ref: VideoRef, *, lengths: tuple[int, int], clips: ClipsConfig, takes_stills: bool
 ) -> Iterator[Clip]:
-    """Cuts one video into windows of `clip_frames` frames that begin every `stride` frames.
+    """Cuts one video into windows, which begin every `stride` frames; `lengths` are those of the first, and of others.
 
     With `scene_cuts: split` each scene is cut as if it were a video of its own, as are frames of another size. At most
     one window of frames stands in memory, and one frame more.
@@ -78,15 +78,15 @@ def cut_video(
 
     index = 0
     for scene in _scenes(counted(), clips):
-        for window in _windows(scene, clip_frames, clips):
-            is_still = "still" in window[0].flags
-            if is_still and not takes_stills:
+        for number, (length, window) in enumerate(_windows(scene, lengths, clips)):
+            if "still" in window[0].flags and not takes_stills:
                 raise SampleError("clip", "no_video", "a still picture; only a causal model takes one frame alone")
-            yield _clip(window, ref, index, 1 if is_still else clip_frames)
+            segment_index = number if clips.mode == "stream" else None
+            yield _clip(window, ref, index, length, segment_index)
             index += 1
     if index == 0:
         count = f"{total} frames after sampling" + (", in scenes" if clips.scene_cuts == "split" else "")
-        raise SampleError("clip", "too_short", f"{count}, a clip has {clip_frames}, and tail: drop pads none")
+        raise SampleError("clip", "too_short", f"{count}, a clip has {lengths[0]}, and tail: drop pads none")
 
 
 def _scenes(frames: Iterable[DecodedFrame], clips: ClipsConfig) -> Iterator[Iterator[DecodedFrame]]:
@@ -98,31 +98,34 @@ def _scenes(frames: Iterable[DecodedFrame], clips: ClipsConfig) -> Iterator[Iter
             yield frames_of_one_size
 
 
-def _windows(frames: Iterable[DecodedFrame], clip_frames: int, clips: ClipsConfig) -> Iterator[list[DecodedFrame]]:
-    """The windows of frames that follow each other; one that is to be padded is shorter, as a still is.
+def _windows(
+    frames: Iterable[DecodedFrame], lengths: tuple[int, int], clips: ClipsConfig
+) -> Iterator[tuple[int, list[DecodedFrame]]]:
+    """The windows of frames that follow each other, and their lengths; one that is to be padded holds fewer frames.
 
     A tail is padded only where it holds a frame that no whole window held.
     """
-    stride = clips.stride or clip_frames
-    window: deque[DecodedFrame] = deque(maxlen=clip_frames)
-    waiting = clip_frames  # frames until the next window is whole
+    length, later_length = lengths
+    window: deque[DecodedFrame] = deque(maxlen=later_length)
+    waiting = length  # frames until the next window is whole
     fresh = 0  # frames in the window that no clip held yet
     for frame in frames:
         if "still" in frame.flags:
-            yield [frame]
+            yield 1, [frame]
             return
         window.append(frame)
         fresh += 1
         waiting -= 1
         if waiting == 0:
-            yield list(window)
-            waiting, fresh = stride, 0
+            yield length, list(window)
+            length = later_length
+            waiting, fresh = clips.stride or length, 0
     if fresh and clips.tail == "pad":
         # The window that began with the stride holds what is left: `waiting` frames are missing at its end.
-        yield list(window)[-(clip_frames - waiting) :]
+        yield length, list(window)[-(length - waiting) :]
 
 
-def _clip(frames: list[DecodedFrame], ref: VideoRef, index: int, clip_frames: int) -> Clip:
+def _clip(frames: list[DecodedFrame], ref: VideoRef, index: int, clip_frames: int, segment_index: int | None) -> Clip:
     missing = clip_frames - len(frames)
     seconds = [frame.seconds for frame in frames]
     # A frame is shown until the next one; the last one for as long as the source's rate says.
@@ -136,4 +139,5 @@ def _clip(frames: list[DecodedFrame], ref: VideoRef, index: int, clip_frames: in
         duration_seconds=end - seconds[0],
         num_padded_frames=missing,
         flags=frames[-1].flags,
+        segment_index=segment_index,
     )

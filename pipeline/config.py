@@ -211,9 +211,22 @@ class JobConfig(Section):
         return absolute_url(output)
 
     @property
+    def is_stream(self) -> bool:
+        """Whether clips are segments of one stream a video."""
+        return self.clips.mode == "stream"
+
+    @property
     def clip_frames(self) -> int:
         """Frames of a clip."""
+        if self.is_stream:
+            return self.clips.segment_frames
         return self.clips.num_frames or self.model.tokenizer_config().clip_frames
+
+    @property
+    def clip_lengths(self) -> tuple[int, int]:
+        """Frames of a video's first clip, and of the others. A stream's first frame is a latent by itself."""
+        fewer = self.model.tokenizer_config().time_factor - 1 if self.is_stream else 0
+        return self.clip_frames - fewer, self.clip_frames
 
     def decode_options(self) -> DecodeOptions:
         """What decoders are asked for."""
@@ -241,6 +254,17 @@ class JobConfig(Section):
         if problem := why_not_writable(self.output, single_writer=self.storage.output.allow_single_writer):
             raise ValueError(f"output: {problem}")
         config = self.model.tokenizer_config()
+        self._check_stream(config) if self.is_stream else self._check_windows(config)
+        if self.clips.size % config.spatial_factor:
+            raise ValueError(
+                f"clips.size: {self.clips.size} is not a multiple of {config.spatial_factor}, the spatial factor "
+                f"of {self.model.name}"
+            )
+        if self.rows.logvar and config.is_discrete:
+            raise ValueError(f"rows.logvar: {self.model.name} is an FSQ model and has no log-variance")
+        return self
+
+    def _check_windows(self, config: TokenizerConfig) -> None:
         try:
             decoded = config.decoded_frames(config.latent_frames(self.clip_frames))
         except ValueError as error:
@@ -250,16 +274,25 @@ class JobConfig(Section):
                 f"clips.num_frames: {self.model.name} gives back {decoded} of {self.clip_frames} frames; expected "
                 f"k*{config.time_factor} + 1 (1, {config.time_factor + 1}, {2 * config.time_factor + 1}, ...)"
             )
-        if self.clips.size % config.spatial_factor:
-            raise ValueError(
-                f"clips.size: {self.clips.size} is not a multiple of {config.spatial_factor}, the spatial factor "
-                f"of {self.model.name}"
-            )
         if self.clips.stride is not None and self.clips.stride > self.clip_frames:
             raise ValueError(
                 f"clips.stride: {self.clips.stride} is above the clip's {self.clip_frames} frames, so frames would "
                 "be lost between clips"
             )
-        if self.rows.logvar and config.is_discrete:
-            raise ValueError(f"rows.logvar: {self.model.name} is an FSQ model and has no log-variance")
-        return self
+
+    def _check_stream(self, config: TokenizerConfig) -> None:
+        if config.version != "1.1":
+            raise ValueError(
+                f"clips.mode: {self.model.name} takes no stream; those of version 1.1 (..._v1_1) do, "
+                "and for this one write mode: windows"
+            )
+        if self.clips.segment_frames % config.time_factor:
+            raise ValueError(
+                f"clips.segment_frames: {self.clips.segment_frames} is no multiple of {config.time_factor}, the time "
+                f"factor of {self.model.name}"
+            )
+        if self.executor.batch_size != 1:
+            raise ValueError(
+                f"executor.batch_size: {self.executor.batch_size} goes with clips.mode: windows; a stream is "
+                "encoded one segment after another, and clips.segment_frames is what fills a GPU"
+            )

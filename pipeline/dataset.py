@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline.errors import ConfigError
 from pipeline.inputs import read_inputs
 from pipeline.parts import opened_parquet, read_table
+from pipeline.rows import SEGMENT_COLUMN
 from pipeline.shard_log import COMMITS, commit_path, read_commits
 from pipeline.shard_table import ShardTable
 from pipeline.snapshots import Snapshot, newest_snapshot
@@ -156,12 +157,30 @@ class Dataset:
         Raises:
             ConfigError: no committed part holds it.
         """
+        rows, place = self.find_stream(row_id)
+        row: dict[str, Any] = rows.slice(place, 1).to_pylist()[0]
+        return row
+
+    def find_stream(self, row_id: str) -> tuple[pa.Table, int]:
+        """The row with this id, with all that it takes to decode it, and its place among them.
+
+        That is the row alone, or of a stream's segments those from the first to the one behind it.
+
+        Raises:
+            ConfigError: no committed part holds it.
+        """
         for path in self.parts():
             with opened_parquet(self.store.read(path)) as file:
-                for group in range(file.num_row_groups):
-                    ids = file.read_row_group(group, columns=["id"], use_threads=False).column("id").to_pylist()
-                    if row_id in ids:
-                        table: pa.Table = file.read_row_group(group, use_threads=False)
-                        row: dict[str, Any] = table.slice(ids.index(row_id), 1).to_pylist()[0]
-                        return row
+                ids = file.read(columns=["id"], use_threads=False).column("id").to_pylist()
+                if row_id in ids:
+                    return _with_its_stream(file.read(use_threads=False), ids.index(row_id))
         raise ConfigError(f"{self.store.root}: no committed row has the id {row_id!r}")
+
+
+def _with_its_stream(rows: pa.Table, number: int) -> tuple[pa.Table, int]:
+    if SEGMENT_COLUMN not in rows.column_names:
+        return rows.slice(number, 1), 0
+    # A video's rows stand in one part, in order.
+    place = rows[SEGMENT_COLUMN][number].as_py()
+    goes_on = number + 1 < len(rows) and rows[SEGMENT_COLUMN][number + 1].as_py() == place + 1
+    return rows.slice(number - place, place + (2 if goes_on else 1)), place

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.records import Batch, Clip, EncodedClip
-from vidtok_model import TokenizerConfig, VideoTokenizer
+from vidtok_model import Encoded, StreamEncoder, TokenizerConfig, VideoTokenizer
 
 __all__ = [
     "TORCH_DTYPES",
@@ -59,6 +59,7 @@ class ClipEncoder:
         self._device = torch.device(device)
         self._dtype = TORCH_DTYPES[dtype]
         self._batch_size = batch_size
+        self._stream: StreamEncoder | None = None  # of the video whose segments come
         if self._device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
             torch.backends.cudnn.allow_tf32 = dtype == "tf32"
@@ -70,10 +71,20 @@ class ClipEncoder:
             slot[:] = clip.frames_THWC
         with torch.inference_mode():
             on_device = torch.from_numpy(frames_BTHWC).to(self._device, non_blocking=True)
-            encoded = self._tokenizer.encode(frames_to_clips(on_device, self._dtype))
+            encoded = self._encode(clips[0].segment_index, frames_to_clips(on_device, self._dtype))
         if encoded.tokens is not None:
             tokens = encoded.tokens.to("cpu", torch.int32).numpy()
             return [EncodedClip(tokens_THW=tokens[number]) for number in range(len(clips))]
         assert encoded.mean is not None and encoded.logvar is not None, "a KL model gives both"
         mean, logvar = encoded.mean.to("cpu", torch.float32).numpy(), encoded.logvar.to("cpu", torch.float32).numpy()
         return [EncodedClip(latents_CTHW=mean[number], logvar_CTHW=logvar[number]) for number in range(len(clips))]
+
+    def _encode(self, segment_index: int | None, clips_BCTHW: torch.Tensor) -> Encoded:
+        if segment_index is None:
+            return self._tokenizer.encode(clips_BCTHW)
+        if segment_index == 0:
+            self._stream = self._tokenizer.stream_encoder()
+        assert self._stream is not None, "a stream's segments come in order"
+        encoded = self._stream.push(clips_BCTHW)
+        assert encoded is not None, "a segment's frames are a whole number of latents"
+        return encoded

@@ -113,7 +113,7 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog) -> bool:
     decoded = work.decoder.decode(_videos(shard, work, log), job.decode_options())
     clips = cut_clips(
         decoded,
-        clip_frames=job.clip_frames,
+        lengths=job.clip_lengths,
         clips=job.clips,
         takes_stills=work.tokenizer_config.is_causal and job.clips.stills == "encode",
     )

@@ -156,7 +156,7 @@ def describe(config: JobConfig, weights: Weights) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "model": {"config": tokenizer.to_dict(), "weights": weights.identity},
         "dtype": config.model.dtype,
-        "clips": {**config.clips.model_dump(), "num_frames": config.clip_frames},
+        "clips": {**config.clips.model_dump(exclude={"segment_frames"}), "num_frames": config.clip_frames},
         "limits": config.limits.model_dump(),
         "filters": config.filters.model_dump(),
         "sampler_version": SAMPLER_VERSION,

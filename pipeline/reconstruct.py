@@ -1,6 +1,6 @@
 """The way back: a row becomes frames again, and frames a video file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.records import Frames
 from pipeline.weights import load_weights
 from vidtok_model import TokenizerConfig, VideoTokenizer
 
-__all__ = ["clips_to_frames", "decode_row", "load_decoder", "write_video"]
+__all__ = ["clips_to_frames", "decode_row", "decode_stream", "load_decoder", "write_video"]
 
 # Of the files that we write: fine enough for any frame time, and what MPEG itself uses.
 _TIME_BASE = Fraction(1, 90_000)
@@ -46,7 +46,7 @@ def load_decoder(
 
 
 def decode_row(row: Mapping[str, Any], tokenizer: VideoTokenizer) -> Frames:
-    """Decodes one row's tokens or latents.
+    """Decodes one row's tokens or latents, by themselves.
 
     Args:
         row: columns latent_t, latent_h, latent_w, num_frames, and tokens or latents.
@@ -55,18 +55,48 @@ def decode_row(row: Mapping[str, Any], tokenizer: VideoTokenizer) -> Frames:
     Returns:
         uint8 RGB frames (num_frames, H, W, 3), padding included.
     """
-    shape = (row["latent_t"], row["latent_h"], row["latent_w"])
-    device = next(tokenizer.parameters()).device
     with torch.inference_mode():
-        if tokenizer.config.is_discrete:
-            tokens_BTHW = torch.tensor(row["tokens"], dtype=torch.int64, device=device).reshape(1, *shape)
-            clips = tokenizer.decode_tokens(tokens_BTHW)
-        else:
-            latents = np.frombuffer(row["latents"], "<f2").astype(np.float32)
-            latents_BCTHW = torch.from_numpy(latents).to(device).reshape(1, tokenizer.config.latent_channels, *shape)
-            clips = tokenizer.decode(latents_BCTHW)
+        clips = tokenizer.decode(_latents(row, tokenizer))
         frames: Frames = clips_to_frames(clips)[0][-row["num_frames"] :]
         return frames
+
+
+def decode_stream(rows: Iterable[Mapping[str, Any]], tokenizer: VideoTokenizer) -> Iterator[Frames]:
+    """Decodes the rows of one stream, from its first segment on.
+
+    Args:
+        rows: as of `decode_row`, in order.
+        tokenizer: the model that made them.
+
+    Yields:
+        The frames of each row, as `decode_row` gives them; a row's last ones wait for the row behind it.
+    """
+    stream = tokenizer.stream_decoder()
+    lengths: list[int] = []
+    held: list[Frames] = []
+
+    def decoded() -> Iterator[torch.Tensor | None]:
+        for row in rows:
+            lengths.append(row["num_frames"])
+            yield stream.push(_latents(row, tokenizer))
+        yield stream.finish()
+
+    for clips in decoded():
+        held += [] if clips is None else list(clips_to_frames(clips)[0])
+        while lengths and len(held) >= lengths[0]:
+            length = lengths.pop(0)
+            yield np.stack(held[:length])
+            del held[:length]
+
+
+def _latents(row: Mapping[str, Any], tokenizer: VideoTokenizer) -> torch.Tensor:
+    shape = (row["latent_t"], row["latent_h"], row["latent_w"])
+    device = next(tokenizer.parameters()).device
+    if tokenizer.config.is_discrete:
+        tokens_BTHW = torch.tensor(row["tokens"], dtype=torch.int64, device=device).reshape(1, *shape)
+        return tokenizer.tokens_to_latents(tokens_BTHW)
+    latents = np.frombuffer(row["latents"], "<f2").astype(np.float32)
+    return torch.from_numpy(latents).to(device).reshape(1, tokenizer.config.latent_channels, *shape)
 
 
 def clips_to_frames(clips_BCTHW: torch.Tensor) -> Frames:

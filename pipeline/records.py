@@ -162,7 +162,7 @@ class DecodedFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A window of frames of one video.
+    """A window of frames of one video, or a segment of its stream.
 
     Attributes:
         ref: the video.
@@ -173,6 +173,7 @@ class Clip:
         duration_seconds: from the first frame's time to the end of the last real one.
         num_padded_frames: how many frames at the end repeat the last real one.
         flags: what was unusual.
+        segment_index: its number in its stream, from 0; None: it is encoded by itself.
     """
 
     ref: VideoRef
@@ -183,6 +184,7 @@ class Clip:
     duration_seconds: float
     num_padded_frames: int
     flags: tuple[str, ...]
+    segment_index: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

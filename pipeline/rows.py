@@ -10,12 +10,22 @@ import pyarrow as pa
 
 from pipeline.records import Batch, Clip, EncodedClip, Part, Reject, VideoEnd, VideoRef
 
-__all__ = ["FORMAT_VERSION", "PAYLOAD_COLUMNS", "REJECT_SCHEMA", "build_rows", "row_id", "row_schema"]
+__all__ = [
+    "FORMAT_VERSION",
+    "PAYLOAD_COLUMNS",
+    "REJECT_SCHEMA",
+    "SEGMENT_COLUMN",
+    "build_rows",
+    "row_id",
+    "row_schema",
+]
 
 # Of the dataset as a whole. Raise it when a reader of the old form would misread the new one.
 FORMAT_VERSION = 1
 
 PAYLOAD_COLUMNS = ("tokens", "latents", "logvar")
+# Only datasets of streams have it.
+SEGMENT_COLUMN = "segment_index"
 CAPTION_EXTENSIONS = ("caption", "cap", "txt")
 CAPTION_KEYS = ("caption", "text", "prompt", "title")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -33,13 +43,14 @@ _REJECT_COLUMNS: list[tuple[str, pa.DataType]] = [
 REJECT_SCHEMA = pa.schema(_REJECT_COLUMNS)
 
 
-def row_schema(*, is_discrete: bool, logvar: bool) -> pa.Schema:
+def row_schema(*, is_discrete: bool, logvar: bool, is_stream: bool = False) -> pa.Schema:
     """Columns of a part, in order. Signed integers only, since table formats map unsigned ones away."""
     fields: list[tuple[str, pa.DataType]] = [
         ("id", pa.string()),
         ("source_shard", pa.string()),
         ("source_key", pa.string()),
         ("clip_index", pa.int32()),
+        *([(SEGMENT_COLUMN, pa.int32())] if is_stream else []),
         ("start_seconds", pa.float64()),
         ("duration_seconds", pa.float64()),
         ("frame_seconds", pa.list_(pa.float32())),
@@ -164,6 +175,7 @@ def _row(clip: Clip, result: EncodedClip, text: Mapping[str, str | None], *, log
         "source_shard": clip.ref.source_shard,
         "source_key": clip.ref.key,
         "clip_index": clip.clip_index,
+        **({} if clip.segment_index is None else {SEGMENT_COLUMN: clip.segment_index}),
         "start_seconds": start,
         "duration_seconds": clip.duration_seconds,
         "frame_seconds": (clip.frame_seconds - start).astype(np.float32),

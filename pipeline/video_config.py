@@ -17,6 +17,18 @@ class Section(BaseModel):
 class ClipsConfig(Section):
     """How a video becomes clips."""
 
+    mode: Literal["windows", "stream"] = Field(
+        default="windows",
+        description="windows: each clip is encoded by itself; stream: clips are segments of one continuous stream a "
+        "video, so that their latents join to those of the whole video (models of version 1.1 only).",
+    )
+    segment_frames: int = Field(
+        default=64,
+        gt=0,
+        description="Of mode: stream. Frames of a segment, a multiple of the model's time factor f; the first one of a "
+        "video holds f - 1 fewer, since its first frame is a latent by itself. It bounds the memory, and fills a GPU "
+        "in place of batch_size.",
+    )
     fps: float | None = Field(
         default=None,
         ge=0.001,
@@ -58,6 +70,9 @@ class ClipsConfig(Section):
     def _check(self) -> "ClipsConfig":
         if self.fps is not None and self.every is not None:
             raise ValueError(f"fps: {self.fps} and every: {self.every} exclude each other; give one")
+        for name in ("num_frames", "stride"):
+            if self.mode == "stream" and getattr(self, name) is not None:
+                raise ValueError(f"{name}: {getattr(self, name)} goes with mode: windows; a stream has segment_frames")
         return self
 
 

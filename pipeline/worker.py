@@ -74,7 +74,9 @@ class ShardWorker:
             fetcher=VideoFetcher(job),
             decoder=_decoder(job.executor),
             encoder=encoder,
-            schema=row_schema(is_discrete=tokenizer.config.is_discrete, logvar=job.rows.logvar),
+            schema=row_schema(
+                is_discrete=tokenizer.config.is_discrete, logvar=job.rows.logvar, is_stream=job.is_stream
+            ),
             # Where the input lies may change; what the rows are, and how to decode them, may not.
             provenance={**{name: order.description[name] for name in _PROVENANCE}, "run": run},
             on_progress=on_progress,

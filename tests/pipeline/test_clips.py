@@ -37,7 +37,7 @@ def frames(count: int) -> list[DecodedFrame]:
 def windows(count: int, **clips: object) -> list[list[int]]:
     """The numbers of the real frames of each clip."""
     config = ClipsConfig.model_validate(clips)
-    cut = list(cut_video(frames(count), REF, clip_frames=4, clips=config, takes_stills=True))
+    cut = list(cut_video(frames(count), REF, lengths=(4, 4), clips=config, takes_stills=True))
     for number, clip in enumerate(cut):
         assert clip.clip_index == number and clip.frames_THWC.shape == (4, 2, 2, 3)
     return [list(clip.frames_THWC[: 4 - clip.num_padded_frames, 0, 0, 0]) for clip in cut]
@@ -81,7 +81,7 @@ def scenes(*lengths: int) -> list[DecodedFrame]:
 
 def cut(taken: list[DecodedFrame], **clips: object) -> list[Clip]:
     config = ClipsConfig.model_validate(clips)
-    return list(cut_video(taken, REF, clip_frames=4, clips=config, takes_stills=True))
+    return list(cut_video(taken, REF, lengths=(4, 4), clips=config, takes_stills=True))
 
 
 def times(clip: Clip) -> list[int]:
@@ -138,7 +138,7 @@ def test_the_cut_of_a_real_video(fps: float | None, stride: int | None) -> None:
     data = (ROOT / "jobs/clips/cityCC0.mpg").read_bytes()
     taken = list(decode_frames(io.BytesIO(data), len(data), DecodeOptions(size=64, fps=fps)))
     config = ClipsConfig(scene_cuts="split", stride=stride)
-    found = list(cut_video(taken, REF, clip_frames=17, clips=config, takes_stills=True))
+    found = list(cut_video(taken, REF, lengths=(17, 17), clips=config, takes_stills=True))
     assert {bool(seconds > 4.62) for clip in found for seconds in clip.frame_seconds} == {False, True}
     for clip in found:
         assert clip.frame_seconds[-1] < 4.62 or clip.frame_seconds[0] > 4.62
@@ -161,13 +161,13 @@ def test_damage_keeps_the_frames_of_the_scene_that_it_hits() -> None:
     videos = [Video(ref=REF, data=b"", end=None)]
     config = ClipsConfig(damaged="keep_until_error", scene_cuts="split")
     pairs = ((video, decode(video)) for video in videos)
-    first, second, end = cut_clips(pairs, clip_frames=4, clips=config, takes_stills=True)
+    first, second, end = cut_clips(pairs, lengths=(4, 4), clips=config, takes_stills=True)
     assert isinstance(first, Clip) and isinstance(second, Clip) and isinstance(end, VideoEnd)
     assert (times(first), times(second), end.flags) == ([0, 1, 2], [3, 4, 5], ("partly_corrupt",))
 
 
 def test_padding_repeats_the_last_frame_and_its_time() -> None:
-    (clip,) = cut_video(frames(2), REF, clip_frames=4, clips=ClipsConfig(), takes_stills=True)
+    (clip,) = cut_video(frames(2), REF, lengths=(4, 4), clips=ClipsConfig(), takes_stills=True)
     assert clip.frames_THWC[:, 0, 0, 0].tolist() == [0, 1, 1, 1]
     assert clip.frame_seconds.tolist() == [0.0, 0.1, 0.1, 0.1]
     assert (clip.num_padded_frames, clip.duration_seconds) == (2, pytest.approx(0.2))
@@ -198,7 +198,7 @@ def test_a_failing_video_ends_with_its_reason_and_the_next_goes_on() -> None:
 
 def cut_all(videos: list[Video], decode: Any, **clips: Any) -> tuple[list[str], list[VideoEnd]]:
     pairs = ((video, decode(video)) for video in videos)
-    items = list(cut_clips(pairs, clip_frames=4, clips=ClipsConfig(**clips), takes_stills=True))
+    items = list(cut_clips(pairs, lengths=(4, 4), clips=ClipsConfig(**clips), takes_stills=True))
     kinds = ["clip" if isinstance(item, Clip) else item.reject.error if item.reject else "end" for item in items]
     return kinds, [item for item in items if isinstance(item, VideoEnd)]
 
@@ -233,5 +233,5 @@ def test_a_still_is_a_clip_of_one_frame_where_the_model_takes_one() -> None:
     assert split.frames_THWC.shape == clip.frames_THWC.shape and split.num_padded_frames == 0
     assert clip.frames_THWC.shape[0] == 1 and clip.num_padded_frames == 0 and clip.flags == ("still",)
     with pytest.raises(SampleError, match="a still picture") as caught:
-        list(cut_video(still, REF, clip_frames=4, clips=ClipsConfig(), takes_stills=False))
+        list(cut_video(still, REF, lengths=(4, 4), clips=ClipsConfig(), takes_stills=False))
     assert caught.value.error == "no_video"

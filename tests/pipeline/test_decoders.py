@@ -427,7 +427,7 @@ def test_a_video_that_changes_its_size_in_the_middle(pool: DecoderPool) -> None:
     clips = list(
         cut_clips(
             pool.decode([video(data)], options),
-            clip_frames=8,
+            lengths=(8, 8),
             clips=ClipsConfig(size=32, crop="keep"),
             takes_stills=True,
         )
