@@ -16,10 +16,11 @@ from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.inputs import base_shard_id
 from pipeline.parts import opened_parquet
-from pipeline.reconstruct import decode_row, decode_stream, load_decoder, write_video
+from pipeline.reconstruct import decode_row, decode_stream, load_decoder
 from pipeline.rejected import outstanding_rejects
 from pipeline.rows import SEGMENT_COLUMN
 from pipeline.storage import open_store
+from pipeline.video_file import write_video
 
 __all__ = ["decode_to_file", "show_dataset"]
 
@@ -133,8 +134,5 @@ def decode_to_file(
         frames = decode_row(row, tokenizer)
     seconds = np.asarray(row["frame_seconds"], np.float64)[-len(frames) :]
     real = len(frames) - row["num_padded_frames"]
-    try:
-        write_video(target, frames[:real], seconds[:real])
-    except OSError as error:
-        raise ConfigError(f"--out {target}: cannot be written: {error.strerror or error}") from None
+    write_video(target, frames[:real], seconds[:real])
     return int(real)

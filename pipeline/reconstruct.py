@@ -1,24 +1,23 @@
-"""The way back: a row becomes frames again, and frames a video file."""
+"""The way back: a row becomes frames again; and there and back, for frames that lie in no dataset."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from fractions import Fraction
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
-import av
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from pipeline.checkpoints import Weights
-from pipeline.records import Frames
+from pipeline.encode import frames_to_clips
+from pipeline.records import DecodedFrame, Frames
 from pipeline.weights import load_weights
-from vidtok_model import TokenizerConfig, VideoTokenizer
+from vidtok_model import Encoded, TokenizerConfig, VideoTokenizer
 
-__all__ = ["clips_to_frames", "decode_row", "decode_stream", "load_decoder", "write_video"]
+__all__ = ["clips_to_frames", "decode_row", "decode_stream", "load_decoder", "reconstructed"]
 
-# Of the files that we write: fine enough for any frame time, and what MPEG itself uses.
-_TIME_BASE = Fraction(1, 90_000)
+# Of a stream, at a time: what bounds the memory. The result does not depend on it.
+_CHUNK_FRAMES = 16
 
 
 def load_decoder(
@@ -99,27 +98,64 @@ def _latents(row: Mapping[str, Any], tokenizer: VideoTokenizer) -> torch.Tensor:
     return torch.from_numpy(latents).to(device).reshape(1, tokenizer.config.latent_channels, *shape)
 
 
+def reconstructed(
+    frames: Iterable[DecodedFrame], tokenizer: VideoTokenizer, *, sample: bool = False
+) -> Iterator[tuple[DecodedFrame, Frames]]:
+    """Encodes and decodes a video of any length, in bounded memory.
+
+    A model of version 1.1 takes it as one stream; others take clips of `clip_frames` frames, the last one filled up
+    with copies of its last frame, as in the published scripts.
+
+    Args:
+        frames: of one video and one size.
+        tokenizer: the model.
+        sample: whether latents of a KL model are a sample, not the mean.
+
+    Yields:
+        Each frame with its reconstruction, uint8 RGB (H, W, 3).
+    """
+    waiting: deque[DecodedFrame] = deque()
+    size = _CHUNK_FRAMES if tokenizer.config.version == "1.1" else tokenizer.config.clip_frames
+    parameter = next(tokenizer.parameters())
+
+    def chunks() -> Iterator[torch.Tensor]:
+        source = iter(frames)
+        while chunk := list(islice(source, size)):
+            waiting.extend(chunk)
+            pixels_BTHWC = torch.from_numpy(np.stack([frame.pixels_HWC for frame in chunk])[None])
+            yield frames_to_clips(pixels_BTHWC.to(parameter.device), parameter.dtype)
+
+    there_and_back = _through_stream if tokenizer.config.version == "1.1" else _through_clips
+    for clips_BCTHW in there_and_back(chunks(), tokenizer, sample):
+        for pixels_HWC in clips_to_frames(clips_BCTHW)[0]:
+            if waiting:  # behind the last frame come those that repeat it
+                yield waiting.popleft(), pixels_HWC
+
+
+def _through_stream(chunks: Iterator[torch.Tensor], tokenizer: VideoTokenizer, sample: bool) -> Iterator[torch.Tensor]:
+    encoder, decoder = tokenizer.stream_encoder(sample=sample), tokenizer.stream_decoder()
+
+    def encoded() -> Iterator[Encoded | None]:
+        yield from map(encoder.push, chunks)
+        yield encoder.finish()
+
+    decoded = (decoder.push(piece.latents) for piece in encoded() if piece is not None)
+    yield from (clips_BCTHW for clips_BCTHW in decoded if clips_BCTHW is not None)
+    if (clips_BCTHW := decoder.finish()) is not None:
+        yield clips_BCTHW
+
+
+def _through_clips(chunks: Iterator[torch.Tensor], tokenizer: VideoTokenizer, sample: bool) -> Iterator[torch.Tensor]:
+    clip_frames = tokenizer.config.clip_frames
+    for chunk_BCTHW in chunks:
+        missing = clip_frames - chunk_BCTHW.shape[2]
+        clips_BCTHW = torch.cat([chunk_BCTHW, chunk_BCTHW[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
+        with torch.inference_mode():
+            decoded = tokenizer.decode(tokenizer.encode(clips_BCTHW, sample=sample).latents, clip_frames)
+        yield decoded
+
+
 def clips_to_frames(clips_BCTHW: torch.Tensor) -> Frames:
     """The model's clips (B, 3, T, H, W) in [-1, 1] as uint8 RGB frames (B, T, H, W, 3)."""
     pixels = ((clips_BCTHW.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 4, 1).cpu().numpy()
-
-
-def write_video(path: Path, frames_THWC: Frames, frame_seconds: npt.NDArray[np.float64]) -> None:
-    """Writes frames as an H.264 mp4, each at its own time.
-
-    Args:
-        path: a local file; replaced where it exists.
-        frames_THWC: uint8 RGB with even sides.
-        frame_seconds: rising times, one for each frame.
-    """
-    _, height, width, _ = frames_THWC.shape
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=30, options={"crf": "12"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.time_base = stream.codec_context.time_base = _TIME_BASE
-        for pixels, seconds in zip(frames_THWC, frame_seconds - frame_seconds[0], strict=True):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame.pts, frame.time_base = round(float(seconds) / _TIME_BASE), _TIME_BASE
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())

@@ -80,7 +80,8 @@ def bench_decode(
 
 def _measured(pool: DecoderPool, codec: str, height: int, data: bytes, num_frames: int, runs: int) -> DecodeRatio:
     whole = DecodeOptions(size=height, crop="keep")
-    square = DecodeOptions(size=min(_RESIZED, height // 2))
+    side = min(_RESIZED, height // 2)
+    square = DecodeOptions(size=side)
     _ours(pool, [data], whole)  # starts the decoder
     videos = [data] * math.ceil(_SECONDS / _plain([data]))
     turns = [
@@ -96,7 +97,7 @@ def _measured(pool: DecoderPool, codec: str, height: int, data: bytes, num_frame
         lowest=min(ratios),
         highest=max(ratios),
         tuned=statistics.median(tuned / ours for _, ours, tuned, _ in turns),
-        resized_to=square.size,
+        resized_to=side,
         resized=statistics.median(plain / resized for plain, _, _, resized in turns),
     )
 

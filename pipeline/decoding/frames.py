@@ -134,6 +134,8 @@ def _picture(file: IO[bytes], options: DecodeOptions) -> Iterator[DecodedFrame]:
 
 
 def _is_small(source: SourceInfo, options: DecodeOptions) -> bool:
+    if options.size is None:
+        return False
     sides = (source.width, source.height)
     return (max(sides) if options.crop == "pad" else min(sides)) < options.size
 

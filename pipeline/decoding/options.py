@@ -11,8 +11,11 @@ class DecodeOptions:
 
     Attributes:
         fps: frames a second to take, by presentation time; None: see `every`.
-        every: take every n-th frame; None: every frame.
-        size: pixels of the result's shorter side (of its longer one, with `crop: pad`).
+        every: take every n-th frame; None: see `nearest_fps`.
+        nearest_fps: take every n-th frame, n the whole number that comes nearest to so many a second; None: every
+            frame. This is how the published evaluation samples.
+        size: pixels of the result's shorter side (of its longer one, with `crop: pad`); None: as it is stored, only
+            turned upright.
         crop: center (the middle square), pad (the whole, on a black square) or keep (the whole, cropped to `factor`).
         factor: of what the sides are multiples, with `crop: keep`.
         start_seconds: frames from this time on, counted from the video's first frame; None: from that.
@@ -31,7 +34,8 @@ class DecodeOptions:
 
     fps: float | None = None
     every: int | None = None
-    size: int
+    nearest_fps: float | None = None
+    size: int | None
     crop: str = "center"
     factor: int = 1
     start_seconds: float | None = None

@@ -89,6 +89,8 @@ def _assume_colours(frame: VideoFrame) -> None:
 def _is_kept_whole(frame: VideoFrame, options: DecodeOptions, geometry: Geometry) -> bool:
     if frame.color_trc in TRANSFERS or geometry.turn != _UPRIGHT:
         return False
+    if options.size is None:
+        return True
     size = (frame.height, frame.width)
     ratio = geometry.aspect.as_integer_ratio()
     scaled, _, kept = _layout(*size, ratio, options.size, options.crop, options.factor, options.max_pixels)
@@ -134,9 +136,11 @@ def fit(pixels_HWC: Pixels, options: DecodeOptions, *, aspect: Fraction = Fracti
 
     Args:
         pixels_HWC: uint8 RGB, as stored.
-        options: `size`, `crop` and `factor`.
+        options: `size`, `crop` and `factor`; without a size, nothing is done.
         aspect: width of one stored pixel divided by its height.
     """
+    if options.size is None:
+        return pixels_HWC
     height, width, _ = pixels_HWC.shape
     ratio = aspect.as_integer_ratio()  # a fraction's hash would take as long as all the rest
     scaled, begin, kept = _layout(height, width, ratio, options.size, options.crop, options.factor, options.max_pixels)

@@ -138,7 +138,7 @@ def sampled(
     With `fps`, time is cut into slots of 1/fps and the first frame of each slot is taken, so a frame is never taken
     twice and a slower source keeps its own rate. The slots begin half a source frame early, which makes the choice
     that of the nearest frame, and indifferent to times rounded to a coarse time base. With `every`, every n-th frame
-    is taken; with neither, every frame.
+    is taken; with `nearest_fps`, every n-th too, n = max(1, round(rate / nearest_fps)); with none of them, every frame.
     """
     start = Fraction(0) if options.start_seconds is None else Fraction(options.start_seconds)
     end = None if options.end_seconds is None else Fraction(options.end_seconds)
@@ -150,8 +150,11 @@ def sampled(
         if (options.start_seconds is None or time >= start - near) and (end is None or time < end - near)
     )
     if options.fps is None:
+        every = options.every or 1
+        if options.nearest_fps is not None and rate:
+            every = max(1, round(float(rate) / options.nearest_fps))
         for number, pair in enumerate(within):
-            if number % (options.every or 1) == 0:
+            if number % every == 0:
                 yield pair
         return
     wanted = Fraction(options.fps).limit_denominator(1_000_000)

@@ -19,8 +19,9 @@ from pipeline.decoding.frames import decode_frames
 from pipeline.encode import frames_to_clips
 from pipeline.errors import ConfigError
 from pipeline.job import run_job
-from pipeline.reconstruct import clips_to_frames, decode_row, decode_stream, load_decoder, write_video
+from pipeline.reconstruct import clips_to_frames, decode_row, decode_stream, load_decoder
 from pipeline.verify import verify_dataset
+from pipeline.video_file import write_video
 from tests.jobs_for_tests import dataset_rows, job, merge, pack_real_clips, real_clips, store_of
 from tests.media import make_video, pack_tar
 from tests.support import ROOT

@@ -1,0 +1,142 @@
+"""Video files that we write: H.264 frames at their own times, and a source's sound as it is."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import av
+import av.error
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ConfigError
+from pipeline.records import Frames
+
+# A time in seconds and the packet that is heard from then on; PyAV's types tell kinds of packets and streams apart, and
+# what copies them need not.
+Timed = tuple[Fraction, Any]
+
+__all__ = ["Sound", "VideoWriter", "write_video"]
+
+# Fine enough for any frame time, and what MPEG itself uses.
+_TIME_BASE = Fraction(1, 90_000)
+
+
+class Sound:
+    """The sound of a video file, as packets that another file can hold."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Opens a video's own file once more; there may be no sound in it."""
+        self._container = av.open(file, "r")
+        self.stream = self._container.streams.best("audio")
+        picture = self._container.streams.best("video")
+        start = None if picture is None else picture.start_time
+        self._start = Fraction(0) if start is None or picture is None else start * Fraction(picture.time_base or 0)
+
+    def packets(self) -> Iterator[Timed]:
+        """Yields the packets, each with its time in seconds from the video's first frame, from there on."""
+        if self.stream is None:
+            return
+        try:
+            for packet in self._container.demux(self.stream):
+                if packet.pts is None or packet.dts is None or packet.time_base is None:
+                    continue
+                shift = round(self._start / packet.time_base)
+                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                if packet.pts >= 0 and packet.dts >= 0:
+                    yield packet.pts * Fraction(packet.time_base), packet
+        except av.error.FFmpegError:
+            return  # it breaks off; the frames are judged by their own decoder
+
+    def close(self) -> None:
+        """Closes it."""
+        self._container.close()
+
+
+class VideoWriter:
+    """Writes a video frame by frame, so that its length costs no memory."""
+
+    def __init__(self, path: Path, *, sound: Sound | None = None) -> None:
+        """Begins a file, which is replaced where it exists.
+
+        Args:
+            path: a local file, in MP4; in Matroska where its name ends in .mkv.
+            sound: what to put beside the frames, unchanged.
+
+        Raises:
+            ConfigError: the file cannot be written, or holds no sound of this kind.
+        """
+        form = "matroska" if path.suffix == ".mkv" else "mp4"
+        self._cleanup = ExitStack()
+        try:
+            opened = self._cleanup.enter_context(av.open(str(path), "w", format=form))
+        except OSError as error:
+            raise ConfigError(f"--out {path}: cannot be written: {error.strerror or error}") from None
+        self._container = opened
+        self._stream: Any = opened.add_stream("libx264", rate=30, options={"crf": "12"})
+        self._stream.time_base = self._stream.codec_context.time_base = _TIME_BASE
+        self._sound: Iterator[Timed] = iter(())
+        self._next_sound: Timed | None = None
+        if sound is not None and sound.stream is not None:
+            name = sound.stream.codec_context.codec.canonical_name
+            if name not in opened.supported_codecs:
+                self._cleanup.close()
+                raise ConfigError(f"--out {path}: mp4 holds no {name} sound; a name that ends in .mkv does")
+            self._sound_stream = opened.add_stream_from_template(sound.stream)
+            self._sound = sound.packets()
+            self._next_sound = next(self._sound, None)
+        self._shape: tuple[int, ...] | None = None
+
+    def write(self, frame_HWC: Frames, seconds: float) -> None:
+        """Adds a frame.
+
+        Args:
+            frame_HWC: uint8 RGB with even sides, of the first one's size.
+            seconds: when it is shown, later than the one before, from the first one.
+        """
+        if self._shape is None:
+            self._shape = frame_HWC.shape
+            self._stream.height, self._stream.width = frame_HWC.shape[:2]
+            self._stream.pix_fmt = "yuv420p"
+        at = Fraction(seconds)
+        self._write_sound(until=at)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
+        frame.pts, frame.time_base = round(at / _TIME_BASE), _TIME_BASE
+        self._container.mux(self._stream.encode(frame))
+
+    def _write_sound(self, until: Fraction | None) -> None:
+        while self._next_sound is not None and (until is None or self._next_sound[0] <= until):
+            _, packet = self._next_sound
+            packet.stream = self._sound_stream
+            self._container.mux(packet)
+            self._next_sound = next(self._sound, None)
+
+    def __enter__(self) -> Self:
+        """Goes on until the block's end."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Writes what is left, unless the block failed, and closes the file."""
+        with self._cleanup:
+            if kind is None and self._shape is not None:
+                self._container.mux(self._stream.encode())
+                self._write_sound(until=None)
+
+
+def write_video(path: Path, frames_THWC: Frames, frame_seconds: npt.NDArray[np.float64]) -> None:
+    """Writes frames as an H.264 mp4, each at its own time.
+
+    Args:
+        path: a local file; replaced where it exists.
+        frames_THWC: uint8 RGB with even sides.
+        frame_seconds: rising times, one for each frame.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    with VideoWriter(path) as writer:
+        for frame_HWC, seconds in zip(frames_THWC, frame_seconds - frame_seconds[0], strict=True):
+            writer.write(frame_HWC, float(seconds))
