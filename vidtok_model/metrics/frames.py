@@ -39,9 +39,9 @@ def psnr(reference_BCTHW: Tensor, decoded_BCTHW: Tensor) -> Tensor:
 def ssim(reference_BCTHW: Tensor, decoded_BCTHW: Tensor) -> Tensor:
     """Structural similarity of each frame (Wang et al. 2004, doi 10.1109/TIP.2003.819861), of pixels in [0, 1].
 
-    Frames are averaged over squares of max(1, round(min(H, W) / 256)) pixels first, as the authors suggest; what is left
-    at the right and below counts for nothing. The window is Gaussian, 11x11 with sigma 1.5, and stays within the frame;
-    k1 is 0.01, k2 0.03. The mean is over positions and channels.
+    Frames are averaged over squares of max(1, round(min(H, W) / 256)) pixels first, as the authors suggest; what is
+    left at the right and below counts for nothing. The window is Gaussian, 11x11 with sigma 1.5, and stays within the
+    frame; k1 is 0.01, k2 0.03. The mean is over positions and channels.
 
     Args:
         reference_BCTHW: Clips in [-1, 1], any float dtype.

@@ -68,7 +68,7 @@ class FeatureStatistics:
 
     def _need(self, at_least: int) -> None:
         if self.count < at_least:
-            raise ValueError(f"features of {self.count} clips: expected at least {at_least}")
+            raise ValueError(f"the features of {self.count} clip(s) came: expected at least {at_least}")
 
 
 class FrechetDistance:

@@ -43,7 +43,8 @@ def load_i3d(path: str | Path, device: str | torch.device = "cpu") -> Any:
             warnings.filterwarnings("ignore", r"`torch\.jit\.load` is", DeprecationWarning)
             i3d = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        raise ValueError(f"I3D {path} can't be read as TorchScript: {error}; {_SOURCE}") from error
+        reason = str(error).partition("\n")[0]  # the rest is a trace through PyTorch
+        raise ValueError(f"I3D {path} can't be read as TorchScript ({reason}); {_SOURCE}") from error
     return i3d.to(device).eval()
 
 

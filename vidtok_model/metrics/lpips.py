@@ -102,7 +102,7 @@ class Lpips(nn.Module):
 def perceptual_distance(
     features_a: Sequence[Tensor], features_b: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> Tensor:
-    """The sum over layers of the mean over positions of sum_c w_c (a_c / |a| - b_c / |b|)^2 (arXiv 1801.03924, section 3).
+    """The sum over layers of the mean over positions of sum_c w_c (a_c / |a| - b_c / |b|)^2 (arXiv 1801.03924).
 
     The weights stand outside the square, as the published ones were trained; 1e-10 is added to each norm |a| of a
     position's channels. In float32, or float64 where the features are.
