@@ -69,6 +69,17 @@ def test_statistics_in_batches_are_numpys_of_all(sizes, offset):
     assert statistics.covariance().numpy() == pytest.approx(expected, rel=1e-8, abs=1e-8)
 
 
+def test_statistics_of_single_precision_are_computed_in_double():
+    features = correlated(9, 3, seed=5, offset=100.0).astype(np.float32)
+    statistics = FeatureStatistics()
+    statistics.update(torch.from_numpy(features[:4]))
+    mean = statistics.mean()
+    statistics.update(torch.from_numpy(features[4:]))
+    assert mean.numpy() == pytest.approx(features[:4].astype(float).mean(axis=0), rel=1e-14)  # as it was then
+    expected = np.cov(features.astype(float), rowvar=False)
+    assert statistics.covariance().numpy() == pytest.approx(expected, rel=1e-11, abs=1e-11)
+
+
 def test_distance_of_two_sets_is_that_of_their_moments():
     reference, decoded = correlated(50, 4, seed=2), correlated(30, 4, seed=3, offset=0.5)
     distance = FrechetDistance()
@@ -80,8 +91,9 @@ def test_distance_of_two_sets_is_that_of_their_moments():
     assert distance.compute() == pytest.approx(shift + np.trace(a) + np.trace(b) - 2 * root_trace, rel=1e-9)
 
 
-def test_equal_sets_have_no_distance_even_with_fewer_clips_than_features():
-    features = torch.from_numpy(correlated(5, 40, seed=4))
+@pytest.mark.parametrize("seed", range(8))
+def test_equal_sets_have_no_distance_even_with_fewer_clips_than_features(seed):
+    features = torch.from_numpy(correlated(5, 40, seed))
     distance = FrechetDistance()
     distance.update(features, features)
     assert 0.0 <= distance.compute() < 1e-10
@@ -93,8 +105,13 @@ def test_equal_sets_have_no_distance_even_with_fewer_clips_than_features():
 def test_fewer_than_two_clips_have_no_distance(reference, decoded):
     distance = FrechetDistance()
     distance.update(torch.ones(reference, 3), torch.ones(decoded, 3))
-    with pytest.raises(ValueError, match=r"features of [01] clip\(s\) came: expected at least [12]"):
+    with pytest.raises(ValueError, match=r"the features of [01] clip\(s\) came: expected at least [12]"):
         distance.compute()
+
+
+def test_no_features_have_no_mean():
+    with pytest.raises(ValueError, match=r"the features of 0 clip\(s\) came: expected at least 1"):
+        FeatureStatistics().mean()
 
 
 def test_features_of_another_shape_are_refused():
@@ -142,7 +159,7 @@ def test_i3d_is_given_pixels_up_to_255_and_asked_for_features(i3d_file, dtype):
     [
         (torch.zeros(1, 3, 9, 8, 8), "clips of 9 frames, shape (1, 3, 9, 8, 8): I3D takes 10 or more"),
         (torch.zeros(1, 10, 3, 8, 8), "clips of shape (1, 10, 3, 8, 8), torch.float32: expected floats"),
-        (torch.zeros(3, 10, 8, 8), "clips of shape (3, 10, 8, 8)"),
+        (torch.zeros(10, 3, 10, 8), "clips of shape (10, 3, 10, 8), torch.float32: expected floats"),
         (torch.zeros(1, 3, 10, 8, 8, dtype=torch.uint8), "torch.uint8: expected floats in [-1, 1]"),
     ],
 )

@@ -45,7 +45,7 @@ class FeatureStatistics:
         total = self.count + added
         step_D = mean_D - self._mean_D
         self._scatter_DD += scatter_DD + torch.outer(step_D, step_D) * (self.count * added / total)
-        self._mean_D += step_D * (added / total)
+        self._mean_D = self._mean_D + step_D * (added / total)  # not in place: `mean` gave it away
         self.count = total
 
     def mean(self) -> Tensor:
@@ -55,7 +55,7 @@ class FeatureStatistics:
             ValueError: If no features came.
         """
         self._need(1)
-        return self._mean_D.clone()
+        return self._mean_D
 
     def covariance(self) -> Tensor:
         """(D, D) float64: the sample covariance, divided by the count less one.

@@ -54,7 +54,7 @@ class Lpips(nn.Module):
             if stage:
                 layers.append(nn.MaxPool2d(2))
             for width in widths:
-                layers += [nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+                layers += [nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU()]
                 in_channels = width
             self.taps.append(len(layers) - 1)
         self.features = nn.Sequential(*layers)
