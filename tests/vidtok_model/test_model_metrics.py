@@ -239,20 +239,23 @@ def test_lpips_is_vgg16s_layer_by_layer(vgg16_weights, tmp_path):
         assert lpips(reference, decoded) == pytest.approx(expected, rel=1e-4)
         assert not lpips.training and not any(weight.requires_grad for weight in lpips.parameters())
     assert torch.equal(lpips(reference, reference), torch.zeros(2, 2))
+    torch.save(lpips.state_dict(), tmp_path / "ours.pt")
+    assert torch.equal(load_lpips(tmp_path / "ours.pt")(reference, decoded), lpips(reference, decoded))
 
 
 def test_files_that_lack_weights_are_refused(vgg16_weights, tmp_path):
-    vgg16, lins = vgg16_weights
+    vgg16, lins = vgg16_weights[0], dict(vgg16_weights[1])
     lacking = {name: value for name, value in vgg16.items() if name != "features.28.bias"}
     torch.save({**lacking, "features.0.weight": torch.zeros(64, 3, 5, 5)}, tmp_path / "vgg16.pth")
+    del lins["lin2.model.1.weight"]
     torch.save({**lins, "lin5.model.1.weight": torch.zeros(1)}, tmp_path / "vgg.pth")
-    with pytest.raises(ValueError, match=r"1 missing \(features\.28\.bias\)") as caught:
+    with pytest.raises(ValueError, match=r"2 missing \(features\.28\.bias, lin2\.model\.1\.weight\)") as caught:
         load_lpips([tmp_path / "vgg16.pth", tmp_path / "vgg.pth"])
     message = str(caught.value)
     assert "features.0.weight is float 64x3x5x5, expected float 64x3x3x3" in message
-    assert "1 not of this model (lins.5)" in message
+    assert "1 not of this model (lin5.model.1.weight)" in message
     assert "vgg16-397923af.pth" in message and "richzhang/PerceptualSimilarity" in message
-    with pytest.raises(ValueError, match=r"26 missing \(features\.0\.weight"):
+    with pytest.raises(ValueError, match=r"27 missing \(features\.0\.weight"):
         load_lpips(tmp_path / "vgg.pth")
     with pytest.raises(ValueError, match=r"no file: not LPIPS on VGG16: of 31 weights, 31 missing"):
         load_lpips([])

@@ -36,7 +36,7 @@ class Lpips(nn.Module):
     """VGG16's convolutions and the weights of their channels. `load_lpips` gives one with the published weights.
 
     Its parameters are named as torchvision names VGG16's (`features.0.weight`), and `lins.0` and so on, (1, C, 1, 1)
-    for the last width C of each stage.
+    for the last width C of each stage, which are zero until weights are loaded.
 
     Args:
         stages: Widths of the convolutions of each stage; tests use small ones.
@@ -136,7 +136,8 @@ def load_lpips(paths: str | Path | Iterable[str | Path], *, device: str | torch.
     Args:
         paths: One or more files, `.pth`, `.pt` or `.safetensors`, which together hold torchvision's VGG16
             (`features.N.weight` and `.bias`; its `classifier.*` is left out) and the layers of LPIPS
-            (`linN.model.1.weight` or `lins.N.model.1.weight`). Of a name in several files, the last counts.
+            (`linN.model.1.weight` or `lins.N.model.1.weight`). The state dict of an `Lpips` will do as well. Of a name
+            in several files, the last counts.
         device: Where the network goes.
 
     Returns:
@@ -149,18 +150,21 @@ def load_lpips(paths: str | Path | Iterable[str | Path], *, device: str | torch.
     files = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     weights: dict[str, Tensor] = {}
     for file in files:
-        weights |= {_own_name(str(key)): value for key, value in read_weight_file(file, _SUFFIXES).items()}
+        weights |= {_published_name(str(key)): value for key, value in read_weight_file(file, _SUFFIXES).items()}
     weights = {key: value for key, value in weights.items() if not key.startswith("classifier.")}
     # On the meta device a model costs neither memory nor the drawing of initial values, which are replaced anyway.
     with torch.device("meta"):
         lpips = Lpips()
+    expected = lpips.state_dict()
     try:
-        check_weights(weights, lpips.state_dict(), f"{', '.join(map(str, files)) or 'no file'}: not LPIPS on VGG16")
+        published = {_published_name(key): value for key, value in expected.items()}
+        check_weights(weights, published, f"{', '.join(map(str, files)) or 'no file'}: not LPIPS on VGG16")
     except ValueError as error:
         raise ValueError(f"{error}. {_SOURCES}") from error
-    lpips.load_state_dict({key: value.to(device, torch.float32) for key, value in weights.items()}, assign=True)
+    own = {key: weights[_published_name(key)].to(device, torch.float32) for key in expected}
+    lpips.load_state_dict(own, assign=True)
     return lpips.to(device).eval().requires_grad_(False)
 
 
-def _own_name(name: str) -> str:
-    return re.sub(r"^lin(?:s\.)?(\d+)\.model\.1\.weight$", r"lins.\1", name)
+def _published_name(name: str) -> str:
+    return re.sub(r"^lins\.(\d+)(?:\.model\.1\.weight)?$", r"lin\1.model.1.weight", name)
