@@ -59,20 +59,30 @@ def load_tokenizer(
     # On the meta device a model costs neither memory nor the drawing of initial values, which are replaced anyway.
     with torch.device("meta"):
         tokenizer = VideoTokenizer(config)
-    _check_weights(weights, tokenizer.state_dict(), f"{path} doesn't fit {config.name}")
+    check_weights(weights, tokenizer.state_dict(), f"{path} doesn't fit {config.name}")
     weights = {key: value.to(device=device, dtype=dtype) for key, value in weights.items()}
     tokenizer.load_state_dict(weights, assign=True)
     return tokenizer.to(device).eval().requires_grad_(False)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"checkpoint {path} ends in {path.suffix!r}: expected {' or '.join(_SUFFIXES)}")
-    if not path.is_file():
-        raise ValueError(f"checkpoint {path}: there is no such file")
-    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
+    found = read_weight_file(path, _SUFFIXES)
     names = {key: str(key).replace("_orig_mod.", "") for key in found}  # which torch.compile puts into names
     return {names[key]: value for key, value in found.items() if not names[key].startswith(_LEFT_OUT)}
+
+
+def read_weight_file(path: Path, suffixes: tuple[str, ...]) -> Mapping[str, Any]:
+    """What a local file of weights holds, by name, on the CPU: of `.safetensors` or, with any other ending, torch's.
+
+    Raises:
+        ValueError: If its ending isn't one of `suffixes`, it isn't there, can't be read, or holds more than plain
+            tensors and numbers.
+    """
+    if path.suffix not in suffixes:
+        raise ValueError(f"checkpoint {path} ends in {path.suffix!r}: expected {' or '.join(suffixes)}")
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path}: there is no such file")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -100,8 +110,8 @@ def _read_ckpt(path: Path) -> Mapping[str, Any]:
     return state
 
 
-def _check_weights(found: Mapping[str, Any], expected: Mapping[str, Tensor], what: str) -> None:
-    """Raises one ValueError that lists all that is wrong."""
+def check_weights(found: Mapping[str, Any], expected: Mapping[str, Tensor], what: str) -> None:
+    """Raises one ValueError that begins with `what` and lists all that is wrong with names, shapes and types."""
     wrong = [
         f"{key} is {_describe(found[key])}, expected {_describe(tensor)}"
         for key, tensor in expected.items()
