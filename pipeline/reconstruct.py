@@ -12,12 +12,10 @@ from pipeline.checkpoints import Weights
 from pipeline.encode import frames_to_clips
 from pipeline.records import DecodedFrame, Frames
 from pipeline.weights import load_weights
-from vidtok_model import Encoded, TokenizerConfig, VideoTokenizer
+from vidtok_model import TokenizerConfig, VideoTokenizer
+from vidtok_model.round_trip import chunk_frames, round_trip
 
 __all__ = ["clips_to_frames", "decode_row", "decode_stream", "load_decoder", "reconstructed"]
-
-# Of a stream, at a time: what bounds the memory. The result does not depend on it.
-_CHUNK_FRAMES = 16
 
 
 def load_decoder(
@@ -101,10 +99,7 @@ def _latents(row: Mapping[str, Any], tokenizer: VideoTokenizer) -> torch.Tensor:
 def reconstructed(
     frames: Iterable[DecodedFrame], tokenizer: VideoTokenizer, *, sample: bool = False
 ) -> Iterator[tuple[DecodedFrame, Frames]]:
-    """Encodes and decodes a video of any length, in bounded memory.
-
-    A model of version 1.1 takes it as one stream; others take clips of `clip_frames` frames, the last one filled up
-    with copies of its last frame, as in the published scripts.
+    """Encodes and decodes a video of any length, in bounded memory; see `round_trip`.
 
     Args:
         frames: of one video and one size.
@@ -115,44 +110,20 @@ def reconstructed(
         Each frame with its reconstruction, uint8 RGB (H, W, 3).
     """
     waiting: deque[DecodedFrame] = deque()
-    size = _CHUNK_FRAMES if tokenizer.config.version == "1.1" else tokenizer.config.clip_frames
-    parameter = next(tokenizer.parameters())
+    size = chunk_frames(tokenizer.config)
+    device = next(tokenizer.parameters()).device
 
     def chunks() -> Iterator[torch.Tensor]:
         source = iter(frames)
         while chunk := list(islice(source, size)):
             waiting.extend(chunk)
             pixels_BTHWC = torch.from_numpy(np.stack([frame.pixels_HWC for frame in chunk])[None])
-            yield frames_to_clips(pixels_BTHWC.to(parameter.device), parameter.dtype)
+            yield frames_to_clips(pixels_BTHWC.to(device), tokenizer.dtype)
 
-    there_and_back = _through_stream if tokenizer.config.version == "1.1" else _through_clips
-    for clips_BCTHW in there_and_back(chunks(), tokenizer, sample):
-        for pixels_HWC in clips_to_frames(clips_BCTHW)[0]:
-            if waiting:  # behind the last frame come those that repeat it
+    for _, decoded_BCTHW in round_trip(chunks(), tokenizer, sample=sample):
+        for pixels_HWC in clips_to_frames(decoded_BCTHW)[0]:
+            if waiting:  # behind the last frame may come those that repeat it
                 yield waiting.popleft(), pixels_HWC
-
-
-def _through_stream(chunks: Iterator[torch.Tensor], tokenizer: VideoTokenizer, sample: bool) -> Iterator[torch.Tensor]:
-    encoder, decoder = tokenizer.stream_encoder(sample=sample), tokenizer.stream_decoder()
-
-    def encoded() -> Iterator[Encoded | None]:
-        yield from map(encoder.push, chunks)
-        yield encoder.finish()
-
-    decoded = (decoder.push(piece.latents) for piece in encoded() if piece is not None)
-    yield from (clips_BCTHW for clips_BCTHW in decoded if clips_BCTHW is not None)
-    if (clips_BCTHW := decoder.finish()) is not None:
-        yield clips_BCTHW
-
-
-def _through_clips(chunks: Iterator[torch.Tensor], tokenizer: VideoTokenizer, sample: bool) -> Iterator[torch.Tensor]:
-    clip_frames = tokenizer.config.clip_frames
-    for chunk_BCTHW in chunks:
-        missing = clip_frames - chunk_BCTHW.shape[2]
-        clips_BCTHW = torch.cat([chunk_BCTHW, chunk_BCTHW[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
-        with torch.inference_mode():
-            decoded = tokenizer.decode(tokenizer.encode(clips_BCTHW, sample=sample).latents, clip_frames)
-        yield decoded
 
 
 def clips_to_frames(clips_BCTHW: torch.Tensor) -> Frames:
