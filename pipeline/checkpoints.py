@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.secrets import redact_url, storable
 from pipeline.storage import absolute_url, open_store
 
-__all__ = ["Weights", "local_file", "locate_weights", "sha256_of"]
+__all__ = ["Weights", "local_file", "locate_weights", "name_source", "sha256_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,11 @@ def local_file(
             known, cached = _fetch(store.open(name + question + query), suffix)
             reference.write_text(known)  # one that is cut off names nothing in the cache
     return cached, known
+
+
+def name_source(error: ValueError, path: Path, url: str) -> str:
+    """What the model said of the file that it read, with the place that a person knows it by."""
+    return str(error) if str(path) == url else str(error).replace(str(path), f"{redact_url(url)} (here as {path})")
 
 
 def _cache_folder() -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pipeline.checkpoints import Weights, local_file
+from pipeline.checkpoints import Weights, local_file, name_source
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError
 from pipeline.secrets import redact_url
@@ -46,9 +46,7 @@ def load_weights(
     try:
         return load_tokenizer(config, path, device=device, dtype=dtype)
     except ValueError as error:
-        # The model names the file that it read; a person knows the place that it was fetched from.
-        named = str(error) if str(path) == url else str(error).replace(str(path), f"{redact_url(url)} (here as {path})")
-        raise ConfigError(f"model.checkpoint: {named}") from None
+        raise ConfigError(f"model.checkpoint: {name_source(error, path, url)}") from None
 
 
 def check_fit(config: JobConfig, weights: Weights) -> None:

@@ -95,20 +95,19 @@ def test_the_cache_is_keyed_by_what_is_in_it(tmp_path: Path, cache: Path) -> Non
     """Two URLs of one content share a file; another content in its place is another."""
     for name, data in (("a.ckpt", b"one"), ("b.ckpt", b"one"), ("c.ckpt", b"two")):
         (tmp_path / name).write_bytes(data)
-    with WebServer(tmp_path) as server:
-        _check_keys(server.url, tmp_path, cache)
-
-
-def _check_keys(web_server: str, tmp_path: Path, cache: Path) -> None:
     one, two = (hashlib.sha256(data).hexdigest() for data in (b"one", b"two"))
-    assert [located(f"{web_server}/{name}.ckpt").identity for name in "ab"] == [one, one]
-    assert [path.name for path in contents(cache)] == [f"{one}.ckpt"]
-    assert located(f"{web_server}/c.ckpt").identity == two
-    assert {path.name: path.read_bytes() for path in contents(cache)} == {f"{one}.ckpt": b"one", f"{two}.ckpt": b"two"}
-    assert len(list((cache / "refs").iterdir())) == 3
-    (tmp_path / "a.ckpt").write_bytes(b"three")
-    assert located(f"{web_server}/a.ckpt").identity == hashlib.sha256(b"three").hexdigest()
-    assert len(contents(cache)) == 3
+    with WebServer(tmp_path) as server:
+        assert [located(f"{server.url}/{name}.ckpt").identity for name in "ab"] == [one, one]
+        assert [path.name for path in contents(cache)] == [f"{one}.ckpt"]
+        assert located(f"{server.url}/c.ckpt").identity == two
+        assert {path.name: path.read_bytes() for path in contents(cache)} == {
+            f"{one}.ckpt": b"one",
+            f"{two}.ckpt": b"two",
+        }
+        assert len(list((cache / "refs").iterdir())) == 3
+        (tmp_path / "a.ckpt").write_bytes(b"three")
+        assert located(f"{server.url}/a.ckpt").identity == hashlib.sha256(b"three").hexdigest()
+        assert len(contents(cache)) == 3
 
 
 def test_a_worker_asks_no_store_for_what_the_cache_holds(checkpoint: Path) -> None:
@@ -131,7 +130,7 @@ def test_a_damaged_cache_is_fetched_anew(checkpoint: Path, cache: Path, damage: 
             if damage == "gone":
                 cached.unlink()
             else:
-                cached.write_bytes(whole[:-1] + (b"\xff" if damage == "changed" else b""))
+                cached.write_bytes(whole[:-1] + (bytes([whole[-1] ^ 1]) if damage == "changed" else b""))
             use()
             assert cached.read_bytes() == whole and contents(cache) == [cached]
         (reference,) = (cache / "refs").iterdir()
