@@ -54,8 +54,6 @@ _LOST_CONNECTIONS = {
     "httpx2": ["TransportError"],
     "requests.exceptions": ["ChunkedEncodingError", "ConnectionError", "Timeout"],  # of Google's token service
 }
-# Hugging Face's file system says of them that they are not found; they are there, for whoever is let in.
-_CLOSED = {"huggingface_hub.errors": ["DisabledRepoError", "GatedRepoError"]}
 _OFFLINE = {"huggingface_hub.errors": ["OfflineModeIsEnabled"]}  # a ConnectionError, but on purpose (HF_HUB_OFFLINE)
 # Local and network file systems: a moment's lack, or a mount whose server is away.
 _TRANSIENT_ERRNOS = {errno.EAGAIN, errno.EHOSTUNREACH, errno.EMFILE, errno.ENETUNREACH, errno.ENFILE, errno.ESTALE}
@@ -133,14 +131,17 @@ def is_absent(error: BaseException) -> bool:
     return (
         isinstance(error, FileNotFoundError)
         and _web_failure(error) is None
-        and not any(isinstance(cause, _imported(_CLOSED)) for cause in _causes(error))
         and not any(_code(cause) == "NoSuchBucket" for cause in _causes(error))
     )
 
 
 def _web_failure(error: BaseException) -> BaseException | None:
-    """What fsspec's file system of the web hides behind FileNotFoundError: any answer, or none, but for 404 and 410."""
-    kinds: tuple[type[BaseException], ...] = (TimeoutError, *_imported({"aiohttp": ["ClientError"]}))
+    """What fsspec's file system of the web hides behind FileNotFoundError: any answer, or none, but for 404 and 410.
+
+    Hugging Face's hides there what is shown to others only.
+    """
+    hiding = {"aiohttp": ["ClientError"], "huggingface_hub.errors": ["GatedRepoError"]}
+    kinds: tuple[type[BaseException], ...] = (TimeoutError, *_imported(hiding))
     hidden = _causes(error.__cause__) if isinstance(error, FileNotFoundError) else ()
     return next((cause for cause in hidden if isinstance(cause, kinds) and _status(cause) not in (404, 410)), None)
 

@@ -25,6 +25,7 @@ class Hub:
         files: by (repository, revision), the files by path.
         private: repositories that are denied to whoever has no token.
         gated: repositories whose files are given to nobody.
+        closed: repositories of which nobody is even told what they hold.
         failing: an HTTP status for each coming request, the next first; then all is well.
     """
 
@@ -34,6 +35,7 @@ class Hub:
         self.files: dict[tuple[str, str], dict[str, bytes]] = {}
         self.private: set[str] = set()
         self.gated: set[str] = set()
+        self.closed: set[str] = set()
         self.failing: list[int] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -79,6 +81,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             repo, revision = asked["repo"], asked["revision"] or "main"
             if repo not in {name for name, _ in hub.files} or (repo in hub.private and not token):
                 return self._refuse(404 if token else 401, "RepoNotFound")
+            if repo in hub.closed:
+                return self._refuse(403, "GatedRepo")
             if (files := hub.files.get((repo, revision))) is None:
                 return self._refuse(404, "RevisionNotFound")
             if asked["what"] == "tree":
