@@ -16,10 +16,11 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.table import Table
 
 from jobs.bench.commands import bench
 from jobs.display import ProgressDisplay
+from jobs.model_commands import convert, models
+from jobs.options import Anon, Assignments, EndpointUrl, Verbose
 from pipeline.config import RANDOM_CHECKPOINT, JobConfig
 from pipeline.errors import ConfigError, ErrorBudgetExceeded, ShardError, Stopped, VidtokError, WorkerUnfit
 from pipeline.job_file import load_job
@@ -42,13 +43,6 @@ app = typer.Typer(
 # Off a terminal nothing may be cut to the width of one: ids and paths are copied from there.
 out = Console(width=None if sys.stdout.isatty() else 200, emoji=False)
 err = Console(stderr=True, emoji=False)
-
-EndpointUrl = Annotated[str | None, typer.Option("--endpoint-url", help="S3 endpoint, where it is not AWS.")]
-Anon = Annotated[bool, typer.Option("--anon", help="Read without credentials.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every attempt, with tracebacks.")]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value, over the job file; may be given more than once.")
-]
 
 
 @app.command()
@@ -177,22 +171,6 @@ def gc(
     upkeep.remove_garbage(out, dataset, remove=remove, shard=shard, options={"endpoint_url": endpoint_url})
 
 
-@app.command()
-def models() -> None:
-    """List the released models."""
-    from vidtok_model import MODELS
-
-    table = Table("model", "kind", "causal", "T x H x W", "latent channels", "codebook", "clip frames")
-    for name, config in MODELS.items():
-        factors = f"{config.time_factor} x {config.spatial_factor} x {config.spatial_factor}"
-        codebook = f"{config.codebook_size:,}" if config.codebook_size else ""
-        kind = "FSQ tokens" if config.is_discrete else "KL latents"
-        causal = "yes" if config.is_causal else "no"
-        table.add_row(name, kind, causal, factors, str(config.latent_channels), codebook, str(config.clip_frames))
-    # A name must come out whole even where the output is no terminal and its width unknown.
-    Console(width=None if out.is_terminal else 140).print(table)
-
-
 @app.command("config")
 def show_config(
     job: Annotated[Path | None, typer.Argument(help="A job file: print it with every default filled in.")] = None,
@@ -239,6 +217,8 @@ def decode(
     out.print(f"Wrote {frames} frames to {escape(str(target))}")
 
 
+app.command()(models)
+app.command()(convert)
 app.add_typer(bench, name="bench")
 
 

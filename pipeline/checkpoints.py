@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.secrets import redact_url, storable
 from pipeline.storage import absolute_url, open_store
 
-__all__ = ["Weights", "local_file", "locate_weights", "sha256_of"]
+__all__ = ["Weights", "local_file", "locate_weights", "name_source", "sha256_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,29 +49,60 @@ def locate_weights(model: ModelConfig, options: Mapping[str, Any] | None = None)
     if model.checkpoint == RANDOM_CHECKPOINT:
         return Weights(checkpoint=RANDOM_CHECKPOINT, identity=f"seed {model.seed}", seed=model.seed)
     url = absolute_url(model.checkpoint)
-    return Weights(checkpoint=storable(url), identity=sha256_of(local_file(url, options)))
+    _, sha256 = local_file(url, options)
+    return Weights(checkpoint=storable(url), identity=sha256)
 
 
-def local_file(url: str, options: Mapping[str, Any] | None) -> Path:
-    """A checkpoint as a file of this machine, fetched once where it lies in a store; errors as of `locate_weights`."""
+def local_file(
+    url: str, options: Mapping[str, Any] | None, *, sha256: str | None = None, key: str = "model.checkpoint"
+) -> tuple[Path, str]:
+    """A checkpoint as a file of this machine, and the sha256 of what is in it.
+
+    What lies in a store is fetched once into a cache, whose files are named by their sha256. One that no longer is what
+    its name says is fetched anew.
+
+    Args:
+        url: an absolute path or a URL.
+        options: how to reach its store.
+        sha256: what is wanted, where that is known: the cache is then looked into before the store is asked. What is
+            found may be another all the same.
+        key: what an error calls it.
+
+    Raises:
+        ConfigError: there is no such checkpoint.
+        StorageError: the store failed.
+    """
     if "://" not in url:
         if not Path(url).is_file():
-            raise ConfigError(f"model.checkpoint: {url}: there is no such file")
-        return Path(url)
+            raise ConfigError(f"{key}: {url}: there is no such file")
+        return Path(url), sha256_of(Path(url))
     path, question, query = url.partition("?")  # a presigned link's signature may hold slashes and dots
     folder, _, name = path.rpartition("/")
+    suffix = Path(name).suffix
+    if sha256 is not None and (cached := _cached(sha256, suffix)):
+        return cached, sha256
     store = open_store(folder, options)
     found = store.info(name + question + query)
     if found is None:
-        raise ConfigError(f"model.checkpoint: {redact_url(url)}: there is no such object")
+        # The Hub says so of a private one, too.
+        hint = " (where it is private, a token goes into HF_TOKEN)" if url.startswith("hf://") else ""
+        raise ConfigError(f"{key}: {redact_url(url)}: there is no such object{hint}")
     # Named by what the store says of the content, so that a replaced checkpoint is fetched again.
-    key = hashlib.sha256(f"{path} {found.size_bytes} {found.etag}".encode()).hexdigest()[:32]
-    cached = _cache_folder() / f"{key}{Path(name).suffix}"
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(cached.parent / ".lock"):  # all workers of a node begin at once, and one of them fetches
-        if not cached.exists():
-            _fetch(store.open(name + question + query), cached)
-    return cached
+    said = hashlib.sha256(f"{path} {found.size_bytes} {found.etag}".encode()).hexdigest()[:32]
+    reference = _cache_folder() / "refs" / said
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(_cache_folder() / ".lock"):  # all workers of a node begin at once, and one of them fetches
+        known = reference.read_text(errors="replace") if reference.is_file() else ""
+        cached = _cached(known, suffix)
+        if cached is None:
+            known, cached = _fetch(store.open(name + question + query), suffix)
+            reference.write_text(known)  # one that is cut off names nothing in the cache
+    return cached, known
+
+
+def name_source(error: ValueError, path: Path, url: str) -> str:
+    """What the model said of the file that it read, with the place that a person knows it by."""
+    return str(error) if str(path) == url else str(error).replace(str(path), f"{redact_url(url)} (here as {path})")
 
 
 def _cache_folder() -> Path:
@@ -79,16 +110,26 @@ def _cache_folder() -> Path:
     return Path(base)
 
 
-def _fetch(source: Any, target: Path) -> None:
-    descriptor, name = tempfile.mkstemp(dir=target.parent)
+def _cached(sha256: str, suffix: str) -> Path | None:
+    path = _cache_folder() / f"{sha256}{suffix}"
+    return path if path.is_file() and sha256_of(path) == sha256 else None
+
+
+def _fetch(source: Any, suffix: str) -> tuple[str, Path]:
+    """Writes what can be read into the cache, and says under which sha256."""
+    digest = hashlib.sha256()
+    descriptor, name = tempfile.mkstemp(dir=_cache_folder())
     try:
         with os.fdopen(descriptor, "wb") as file, source:
             while block := source.read(2**24):
+                digest.update(block)
                 file.write(block)
+        target = _cache_folder() / f"{digest.hexdigest()}{suffix}"
         os.replace(name, target)
     except BaseException:
         os.unlink(name)
         raise
+    return digest.hexdigest(), target
 
 
 def sha256_of(path: Path) -> str:

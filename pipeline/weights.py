@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pipeline.checkpoints import Weights, local_file, sha256_of
+from pipeline.checkpoints import Weights, local_file, name_source
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError
 from pipeline.secrets import redact_url
@@ -32,7 +32,7 @@ def load_weights(
         checkpoint: where they lie now; by default, where they were found.
         device: a torch device.
         dtype: of weights and activations.
-        options: how to reach the checkpoint's store.
+        options: how to reach the checkpoint's store, which is not asked where the cache holds these weights.
 
     Raises:
         ConfigError: the checkpoint is gone, does not fit the model, or is not the one that `weights` names.
@@ -40,16 +40,13 @@ def load_weights(
     if weights.is_random:
         return random_tokenizer(config, seed=weights.seed).to(device=device, dtype=dtype)
     url = absolute_url(checkpoint or weights.checkpoint)
-    path = local_file(url, options)
-    found = sha256_of(path)
+    path, found = local_file(url, options, sha256=weights.identity)
     if found != weights.identity:
         raise ConfigError(f"model.checkpoint: {redact_url(url)} has sha256 {found}, expected {weights.identity}")
     try:
         return load_tokenizer(config, path, device=device, dtype=dtype)
     except ValueError as error:
-        # The model names the file that it read; a person knows the place that it was fetched from.
-        named = str(error) if str(path) == url else str(error).replace(str(path), f"{redact_url(url)} (here as {path})")
-        raise ConfigError(f"model.checkpoint: {named}") from None
+        raise ConfigError(f"model.checkpoint: {name_source(error, path, url)}") from None
 
 
 def check_fit(config: JobConfig, weights: Weights) -> None:

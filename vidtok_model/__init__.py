@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vidtok_model.checkpoint import load_tokenizer
     from vidtok_model.regularizers import Encoded
     from vidtok_model.streams import StreamDecoder, StreamEncoder
+    from vidtok_model.tensor_file import read_config, save_tokenizer
     from vidtok_model.tokenizer import VideoTokenizer, random_tokenizer
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "get_config",
     "load_tokenizer",
     "random_tokenizer",
+    "read_config",
+    "save_tokenizer",
 ]
 
 _LATER = {
@@ -42,6 +45,8 @@ _LATER = {
     "VideoTokenizer": "tokenizer",
     "load_tokenizer": "checkpoint",
     "random_tokenizer": "tokenizer",
+    "read_config": "tensor_file",
+    "save_tokenizer": "tensor_file",
 }
 
 

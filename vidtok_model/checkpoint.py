@@ -1,20 +1,18 @@
-"""Weights from a local file. A checkpoint is input from outside: it is checked, and never run."""
+"""Weights from a local file, held against the model that they are asked for."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
+from vidtok_model.ckpt_file import read_ckpt
 from vidtok_model.config import TokenizerConfig
-from vidtok_model.models import get_config
+from vidtok_model.models import MODELS, get_config
+from vidtok_model.tensor_file import read_config, read_safetensors
 from vidtok_model.tokenizer import VideoTokenizer
 
 _SUFFIXES = (".safetensors", ".ckpt")
@@ -24,7 +22,7 @@ _MOST_NAMES_LISTED = 5
 
 
 def load_tokenizer(
-    name: str | TokenizerConfig,
+    name: str | TokenizerConfig | None,
     checkpoint: str | Path | None = None,
     *,
     device: str | torch.device = "cpu",
@@ -33,7 +31,8 @@ def load_tokenizer(
     """A model with the weights of a file, ready to encode and decode.
 
     Args:
-        name: A released model's name, or a configuration.
+        name: A released model's name, or a configuration. None: the one that the file's header says, as
+            `save_tokenizer` and `vidtok convert` write it.
         checkpoint: A local file: `.safetensors`, or `.ckpt` as PyTorch Lightning writes it. Weights of a loss and
             averaged copies (`loss.*`, `model_ema.*`, `ema.*`) in it are left out.
         device: Where the model goes.
@@ -44,74 +43,99 @@ def load_tokenizer(
 
     Raises:
         ValueError: If no released model has that name, no path is given, the file isn't there, isn't a checkpoint or
-            holds more than plain tensors and numbers, or its names and shapes aren't those of the model; the message
-            lists them.
+            could run code, says that it is of another model, or says none where none is asked for, or its names and
+            shapes aren't those of the model; the message lists them, and says which released model they fit.
     """
-    config = get_config(name) if isinstance(name, str) else name
+    asked = get_config(name) if isinstance(name, str) else name
     if checkpoint is None:
         raise ValueError(
-            f"no weights are carried for {config.name}: give the path of a checkpoint ({' or '.join(_SUFFIXES)})"
+            f"no weights are carried for {asked.name if asked else 'any model'}: give the path of a checkpoint "
+            f"({' or '.join(_SUFFIXES)})"
         )
     if not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype}: expected a float dtype")
-    path = Path(checkpoint)
-    weights = _read_weights(path)
-    # On the meta device a model costs neither memory nor the drawing of initial values, which are replaced anyway.
-    with torch.device("meta"):
-        tokenizer = VideoTokenizer(config)
-    check_weights(weights, tokenizer.state_dict(), f"{path} doesn't fit {config.name}")
+    config, weights = read_checkpoint(Path(checkpoint), asked)
+    tokenizer = _without_weights(config)
     weights = {key: value.to(device=device, dtype=dtype) for key, value in weights.items()}
     tokenizer.load_state_dict(weights, assign=True)
     return tokenizer.to(device).eval().requires_grad_(False)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path, asked: TokenizerConfig | None) -> tuple[TokenizerConfig, dict[str, Tensor]]:
+    """Which model a file's weights are of, and these: all that the model has, nothing else, in the dtypes of the file.
+
+    Args:
+        path: A local file, as for `load_tokenizer`.
+        asked: The model that they must be of; None: the one that the file's header says.
+
+    Raises:
+        ValueError: As of `load_tokenizer`.
+    """
+    check_suffix(path, _SUFFIXES)
+    said = read_config(path)
+    config = asked or said
+    if config is None:
+        raise ValueError(f"checkpoint {path} doesn't say which model it is of: give the model's name")
+    if said is not None and said != config:
+        raise ValueError(f"checkpoint {path} is of {said.name}, not of {config.name}: {_differences(said, config)}")
     found = read_weight_file(path, _SUFFIXES)
     names = {key: str(key).replace("_orig_mod.", "") for key in found}  # which torch.compile puts into names
-    return {names[key]: value for key, value in found.items() if not names[key].startswith(_LEFT_OUT)}
+    weights = {names[key]: value for key, value in found.items() if not names[key].startswith(_LEFT_OUT)}
+    _check_fit(weights, config, path)
+    return config, weights
 
 
 def read_weight_file(path: Path, suffixes: tuple[str, ...]) -> Mapping[str, Any]:
     """What a local file of weights holds, by name, on the CPU: of `.safetensors` or, with any other ending, torch's.
 
     Raises:
-        ValueError: If its ending isn't one of `suffixes`, it isn't there, can't be read, or holds more than plain
-            tensors and numbers.
+        ValueError: If its ending isn't one of `suffixes`, it isn't there, can't be read, or could run code.
     """
-    if path.suffix not in suffixes:
-        raise ValueError(f"checkpoint {path} ends in {path.suffix!r}: expected {' or '.join(suffixes)}")
+    check_suffix(path, suffixes)
     if not path.is_file():
         raise ValueError(f"checkpoint {path}: there is no such file")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_ckpt(path)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Raises a ValueError unless a file's name ends in one of these."""
+    if path.suffix not in suffixes:
+        raise ValueError(f"checkpoint {path} ends in {path.suffix!r}: expected {' or '.join(suffixes)}")
+
+
+def _differences(said: TokenizerConfig, asked: TokenizerConfig) -> str:
+    ours, theirs = asked.to_dict(), said.to_dict()
+    return ", ".join(f"its {key} is {theirs[key]!r}, asked {ours[key]!r}" for key in ours if ours[key] != theirs[key])
+
+
+def _without_weights(config: TokenizerConfig) -> VideoTokenizer:
+    # On the meta device a model costs neither memory nor the drawing of initial values, which are replaced anyway.
+    with torch.device("meta"):
+        return VideoTokenizer(config)
+
+
+def _check_fit(found: Mapping[str, Any], config: TokenizerConfig, path: Path) -> None:
+    """Raises one ValueError that lists all that is wrong, and says which released model the weights are of."""
     try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"checkpoint {path} can't be read as safetensors: {error}") from error
-
-
-def _read_ckpt(path: Path) -> Mapping[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0] if str(error) else "unreadable"
-        raise ValueError(
-            f"checkpoint {path} is refused: it isn't a torch file of plain tensors and numbers, which alone are read, "
-            f"because other objects can run code; save its state_dict alone, best as .safetensors ({reason})"
-        ) from error
-    # torch.load lets through whatever its parsers raise on a file that is no checkpoint, or a truncated one.
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
-        raise ValueError(f"checkpoint {path} can't be read as a torch file: {error}") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict):
-        raise ValueError(f"checkpoint {path} holds a {type(state).__name__}: expected weights by name")
-    return state
+        check_weights(found, _without_weights(config).state_dict(), f"{path} doesn't fit {config.name}")
+    except ValueError as error:
+        fitting = [
+            model.name
+            for model in (model.replace(base_channels=config.base_channels) for model in MODELS.values())
+            if not _problems(found, _without_weights(model).state_dict())
+        ]
+        same = ", whose names and shapes are the same" if len(fitting) > 1 else ""
+        hint = f"; it holds the weights of {' or '.join(fitting)}{same}" if fitting else ""
+        raise ValueError(f"{error}{hint}") from None
 
 
 def check_weights(found: Mapping[str, Any], expected: Mapping[str, Tensor], what: str) -> None:
     """Raises one ValueError that begins with `what` and lists all that is wrong with names, shapes and types."""
+    if problems := _problems(found, expected):
+        raise ValueError(f"{what}: of {len(expected)} weights, {'; '.join(problems)}")
+
+
+def _problems(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> list[str]:
     wrong = [
         f"{key} is {_describe(found[key])}, expected {_describe(tensor)}"
         for key, tensor in expected.items()
@@ -122,9 +146,7 @@ def check_weights(found: Mapping[str, Any], expected: Mapping[str, Tensor], what
         "not of this model": [str(key) for key in found if key not in expected],
         "of another shape or type": wrong,
     }
-    parts = [f"{len(names)} {kind} ({_shorten(names)})" for kind, names in problems.items() if names]
-    if parts:
-        raise ValueError(f"{what}: of {len(expected)} weights, {'; '.join(parts)}")
+    return [f"{len(names)} {kind} ({_shorten(names)})" for kind, names in problems.items() if names]
 
 
 def _fits(value: object, expected: Tensor) -> bool:

@@ -30,6 +30,10 @@ _FAULTS = {
     "gcsfs.retry": ["ChecksumError", "HttpError"],
     "google.api_core.exceptions": ["GoogleAPIError"],
     "google.auth.exceptions": ["GoogleAuthError"],
+    # Of Hugging Face's: what its HTTP library raises (the one of that version), and what it says of an odd URL.
+    "httpx": ["HTTPError"],
+    "httpx2": ["HTTPError"],
+    "huggingface_hub.errors": ["HFValidationError", "HfUriError"],
 }
 # A body cut off may come out as XML that ends early, or as a hash that does not match.
 _LOST_CONNECTIONS = {
@@ -46,8 +50,11 @@ _LOST_CONNECTIONS = {
     "botocore.parsers": ["ResponseParserError"],
     "gcsfs.retry": ["ChecksumError"],
     "google.auth.exceptions": ["TransportError"],
+    "httpx": ["TransportError"],
+    "httpx2": ["TransportError"],
     "requests.exceptions": ["ChunkedEncodingError", "ConnectionError", "Timeout"],  # of Google's token service
 }
+_OFFLINE = {"huggingface_hub.errors": ["OfflineModeIsEnabled"]}  # a ConnectionError, but on purpose (HF_HUB_OFFLINE)
 # Local and network file systems: a moment's lack, or a mount whose server is away.
 _TRANSIENT_ERRNOS = {errno.EAGAIN, errno.EHOSTUNREACH, errno.EMFILE, errno.ENETUNREACH, errno.ENFILE, errno.ESTALE}
 _NEVER_CONNECTED = {
@@ -91,6 +98,8 @@ _TRANSIENT_CODES = {
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later: throttling, resets, timeouts, bodies cut off."""
     lost: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError, ShortRead, *_imported(_LOST_CONNECTIONS))
+    if isinstance(error, _imported(_OFFLINE)):
+        return False
     return any(
         isinstance(cause, lost)
         or (isinstance(cause, OSError) and cause.errno in _TRANSIENT_ERRNOS)
@@ -127,8 +136,12 @@ def is_absent(error: BaseException) -> bool:
 
 
 def _web_failure(error: BaseException) -> BaseException | None:
-    """What fsspec's file system of the web hides behind FileNotFoundError: any answer, or none, but for 404 and 410."""
-    kinds: tuple[type[BaseException], ...] = (TimeoutError, *_imported({"aiohttp": ["ClientError"]}))
+    """What fsspec's file system of the web hides behind FileNotFoundError: any answer, or none, but for 404 and 410.
+
+    Hugging Face's hides there what is shown to others only.
+    """
+    hiding = {"aiohttp": ["ClientError"], "huggingface_hub.errors": ["GatedRepoError"]}
+    kinds: tuple[type[BaseException], ...] = (TimeoutError, *_imported(hiding))
     hidden = _causes(error.__cause__) if isinstance(error, FileNotFoundError) else ()
     return next((cause for cause in hidden if isinstance(cause, kinds) and _status(cause) not in (404, 410)), None)
 
@@ -145,13 +158,14 @@ def _code(error: BaseException) -> str | None:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status as S3's library has it, or those of HTTP, Google and Azure."""
+    """The HTTP status as S3's library has it, or those of HTTP, Google, Azure and Hugging Face."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
         names = ("status", "status_code", "code")
-        status = next((value for name in names if isinstance(value := getattr(error, name, None), int)), None)
+        values = (getattr(holder, name, None) for holder in (error, response) for name in names)
+        status = next((value for value in values if isinstance(value, int)), None)
     return status if isinstance(status, int) else None
 
 
@@ -159,7 +173,7 @@ def describe(error: BaseException, action: str, where: str) -> str:
     """One line for a person: what was asked, of which object, and what the store said, without secrets."""
     error = _web_failure(error) or error
     # What follows a ? in an answer is part of a link.
-    said = redact(re.sub(r"\?[^\s'\"]*", "", str(error) or type(error).__name__))
+    said = redact(re.sub(r"\?[^\s'\"]*", "", " ".join(str(error).split()) or type(error).__name__))
     if type(error).__name__ == "NoCredentialsError":
         said += " (they come from the environment or a profile; a public bucket needs anon: true)"
     return f"cannot {action} {redact_url(where)}: {type(error).__name__}: {said}"

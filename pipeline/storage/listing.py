@@ -34,7 +34,8 @@ class ObjectInfo:
 
 def info_of(raw: Mapping[str, Any], root: str) -> ObjectInfo:
     """What fsspec says of an object, relative to a root."""
-    etag = raw.get("ETag") or raw.get("etag")
+    # Hugging Face's file system has the git blob, which for a large file holds its sha256, or a bucket's hash.
+    etag = next((raw[name] for name in ("ETag", "etag", "blob_id", "xet_hash") if raw.get(name)), None)
     return ObjectInfo(
         path=raw["name"].removeprefix(root).lstrip("/"),
         size_bytes=int(raw["size"] or 0),

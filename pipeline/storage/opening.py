@@ -25,6 +25,13 @@ _CONNECT_SECONDS, _READ_SECONDS = 10, 60
 # How a local file system says that it has no hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _READ_ONLY = {"data", "git", "github", "http", "https", "libarchive", "reference", "tar"}
+# What brings the package of a protocol.
+_EXTRAS = {
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
+    "hf": "hf",
+}
 _REMEDY = (
     "so two writers could overwrite each other; use a store that refuses it, or set "
     "storage.output.allow_single_writer: true and never run two jobs on this output at once"
@@ -76,7 +83,9 @@ def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
     try:
         filesystem, path = url_to_fs(url, **_filesystem_options(url, given))
     except (ValueError, ImportError) as error:
-        raise ConfigError(f"{redact_url(url)}: this store cannot be opened: {error}") from None
+        extra = _EXTRAS.get(get_protocol(url)) if isinstance(error, ImportError) else None
+        remedy = f" (pip install 'vidtok-pipeline[{extra}]')" if extra else ""
+        raise ConfigError(f"{redact_url(url)}: this store cannot be opened: {error}{remedy}") from None
     except store_faults() as error:  # of those that connect at once, as ftp
         raise StorageError(describe(error, "open", url)) from error
     if hasattr(filesystem, "call_s3"):
@@ -107,6 +116,8 @@ def _filesystem_options(url: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if endpoint is not None:
             raise ConfigError("endpoint_url: Azure's stands in AZURE_STORAGE_CONNECTION_STRING, in the environment")
         return {name: given[name] for name in ("anon",) if name in given}
+    # The rest has none of these. Address and token of Hugging Face's stand in the environment: the options that come
+    # here are those of a job's videos, which lie elsewhere.
     return {}
 
 

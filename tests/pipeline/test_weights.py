@@ -1,9 +1,6 @@
-"""Weights come from anywhere, are checked by what is in them, and are fetched once."""
+"""Weights come from anywhere, and are checked by what is in them."""
 
 import hashlib
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -19,9 +16,7 @@ from pipeline.checkpoints import Weights, locate_weights
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError, StorageError
 from pipeline.weights import load_weights
-from tests.servers.proxy import MisbehavingProxy
 from tests.servers.web import WebServer
-from tests.support import ROOT
 from vidtok_model import MODELS, TokenizerConfig, VideoTokenizer, random_tokenizer
 
 NAME = "vidtok_fsq_causal_488_4096"
@@ -141,8 +136,11 @@ def test_a_checkpoint_behind_a_link(web_server: str, checkpoint: Path, cache: Pa
     url = f"{web_server}/{checkpoint.name}"
     weights = located(url + query)
     assert weights == Weights(checkpoint=url, identity=located(checkpoint).identity)
-    (cached,) = cache.glob("[!.]*")
-    assert cached.suffix == ".safetensors" and "hunter2" not in cached.name
+    (cached,) = cache.glob("*.safetensors")
+    assert cached.name == f"{weights.identity}.safetensors"
+    assert not any(
+        "hunter2" in str(path) or b"hunter2" in path.read_bytes() for path in cache.rglob("*") if path.is_file()
+    )
     with pytest.raises(ConfigError, match=rf"checkpoint: {url} \(here as {cached}\) doesn't fit {NAME}"):
         load(FULL, weights, checkpoint=url + query)
     with pytest.raises(ConfigError, match=rf"model\.checkpoint: {url}x: there is no such object"):
@@ -180,97 +178,3 @@ def test_garbage_behind_a_link_is_named_by_the_link(web_server: str, tmp_path: P
     with pytest.raises(ConfigError, match=rf"model\.checkpoint: checkpoint {url} \(here as ") as caught:
         load(FULL, located(url), checkpoint=f"{url}?X-Amz-Signature=hunter2")
     assert "hunter2" not in str(caught.value)
-
-
-class OnS3:
-    """A checkpoint in a bucket."""
-
-    def __init__(self, endpoint: str, bucket: str, key: str) -> None:
-        import boto3
-
-        self.options = {"endpoint_url": endpoint}
-        self.url = f"s3://{bucket}/{key}"
-        self._client = boto3.client("s3", endpoint_url=endpoint)
-        self._where = {"Bucket": bucket, "Key": key}
-
-    def put(self, data: bytes) -> None:
-        self._client.put_object(**self._where, Body=data)
-
-    def locate(self) -> Weights:
-        return located(self.url, self.options)
-
-
-@pytest.fixture
-def on_s3(s3_endpoint: str, bucket: str, tmp_path: Path) -> OnS3:
-    return OnS3(s3_endpoint, bucket, f"{tmp_path.name}/weights.safetensors")
-
-
-def test_a_checkpoint_on_s3_is_fetched_once(on_s3: OnS3, cache: Path) -> None:
-    on_s3.put(b"one")
-    weights = on_s3.locate()
-    assert weights == Weights(checkpoint=on_s3.url, identity=hashlib.sha256(b"one").hexdigest())
-    (cached,) = cache.glob("[!.]*")
-    assert cached.read_bytes() == b"one" and cached.suffix == ".safetensors"
-    cached.write_bytes(b"cached")  # read again, it must come from here
-    assert on_s3.locate().identity == hashlib.sha256(b"cached").hexdigest()
-    assert list(cache.glob("[!.]*")) == [cached], "and nothing temporary is left"
-
-
-def test_workers_that_begin_at_once_fetch_once(on_s3: OnS3, cache: Path) -> None:
-    """All those of a node: here each has a process, which the lock is for."""
-    on_s3.put(b"one" * 2**20)
-    with MisbehavingProxy(on_s3.options["endpoint_url"]) as proxy:
-        options = {"endpoint_url": proxy.endpoint}
-        program = (
-            f"from tests.pipeline.test_weights import located; print(located({on_s3.url!r}, {options!r}).identity)"
-        )
-        environment = {**os.environ, "VIDTOK_CACHE": str(cache)}
-        workers = [
-            subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=subprocess.PIPE)
-            for _ in range(4)
-        ]
-        identities = {worker.communicate(timeout=120)[0].strip().decode() for worker in workers}
-    assert identities == {hashlib.sha256(b"one" * 2**20).hexdigest()}
-    assert sum("weights.safetensors" in path for path in proxy.read_paths) == 1
-
-
-def test_a_replaced_checkpoint_is_fetched_anew(on_s3: OnS3, cache: Path) -> None:
-    identities = []
-    for data in (b"one", b"two"):
-        on_s3.put(data)
-        identities.append(on_s3.locate().identity)
-    assert identities == [hashlib.sha256(data).hexdigest() for data in (b"one", b"two")]
-    assert len(list(cache.glob("[!.]*"))) == 2
-
-
-def test_a_download_that_breaks_off_leaves_nothing(on_s3: OnS3, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_s3.put(b"one")
-    calls = iter([b"o"])
-
-    def read(*_: object) -> bytes:
-        try:
-            return next(calls)
-        except StopIteration:
-            raise StorageError("connection reset") from None
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipeline.storage.reader.ObjectReader.read", read)
-        with pytest.raises(StorageError, match="connection reset"):
-            on_s3.locate()
-    assert list(cache.glob("[!.]*")) == []
-    assert on_s3.locate().identity == hashlib.sha256(b"one").hexdigest()
-
-
-def test_a_missing_object_and_a_missing_bucket(on_s3: OnS3) -> None:
-    with pytest.raises(ConfigError, match=rf"model\.checkpoint: {on_s3.url}: there is no such object"):
-        on_s3.locate()
-    with pytest.raises(StorageError, match=r"s3://nobucket/w\.ckpt: .*bucket does not exist"):
-        located("s3://nobucket/w.ckpt", on_s3.options)
-
-
-def test_a_prefix_is_no_checkpoint(on_s3: OnS3) -> None:
-    on_s3.put(b"one")
-    with pytest.raises(ConfigError, match="there is no such object"):
-        located(on_s3.url.rpartition("/")[0], on_s3.options)
-    with pytest.raises(ConfigError, match="there is no such object"):
-        located(on_s3.url[:-3], on_s3.options)

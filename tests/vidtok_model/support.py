@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 
 import vidtok_model.golden
@@ -51,3 +52,30 @@ def assert_close(got: torch.Tensor, expected: np.ndarray, what: str) -> None:
     assert tuple(got.shape) == expected.shape, what
     difference = float(np.abs(got.numpy() - expected).max())
     assert difference <= TOLERANCE, f"{what} differs by {difference}"
+
+
+def lightning_checkpoint(state: dict[str, torch.Tensor]) -> dict:
+    """What a training run leaves: the model, the loss's networks, an averaged copy, and the optimizer's state."""
+    return {
+        "epoch": 3,
+        "global_step": 1234,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": {
+            **state,
+            "loss.logvar": torch.zeros(()),
+            "loss.discriminator.main.0.weight": torch.zeros(64, 3, 4, 4),
+            "model_ema.decay": torch.tensor(0.999),
+            "model_ema.encoderconv_inconvweight": torch.zeros(3),
+        },
+        "optimizer_states": [{"state": {0: {"step": torch.tensor(5.0), "exp_avg": torch.zeros(3)}}}],
+        "lr_schedulers": [],
+    }
+
+
+def save(content: dict, path: Path) -> Path:
+    """Write `content` in the format that the name says."""
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(content, path)
+    else:
+        torch.save(content, path)
+    return path

@@ -1,59 +1,17 @@
 """Checkpoints: the two formats, what is left out, and what is refused."""
 
-import os
-import pickle
-from pathlib import Path
-
 import pytest
-import safetensors.torch
 import torch
 
-from tests.vidtok_model.support import TINY_FSQ, TINY_KL, tiny_tokenizer
-from vidtok_model import MODELS, load_tokenizer
+from tests.vidtok_model.support import TINY_FSQ, TINY_KL, lightning_checkpoint, save, tiny_tokenizer
+from vidtok_model import MODELS, load_tokenizer, random_tokenizer
 
 WEIGHT = "encoder.conv_in.conv.weight"
-
-
-class RunsCode:
-    """Unpickled, makes a folder: stands for whatever code an attacker likes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.folder),)
 
 
 @pytest.fixture
 def state():
     return {key: value.clone() for key, value in tiny_tokenizer(TINY_FSQ).state_dict().items()}
-
-
-def lightning_checkpoint(state) -> dict:
-    """What a training run leaves: the model, the loss's networks, an averaged copy, and the optimizer's state."""
-    return {
-        "epoch": 3,
-        "global_step": 1234,
-        "pytorch-lightning_version": "2.4.0",
-        "state_dict": {
-            **state,
-            "loss.logvar": torch.zeros(()),
-            "loss.discriminator.main.0.weight": torch.zeros(64, 3, 4, 4),
-            "model_ema.decay": torch.tensor(0.999),
-            "model_ema.encoderconv_inconvweight": torch.zeros(3),
-        },
-        "optimizer_states": [{"state": {0: {"step": torch.tensor(5.0), "exp_avg": torch.zeros(3)}}}],
-        "lr_schedulers": [],
-    }
-
-
-def save(content, path: Path) -> Path:
-    """Write `content` in the format that the name says."""
-    if path.suffix == ".safetensors":
-        safetensors.torch.save_file(content, path)
-    else:
-        torch.save(content, path)
-    return path
 
 
 def test_every_format_gives_the_same_numbers(state, tmp_path):
@@ -128,25 +86,30 @@ def test_another_kind_of_model_doesnt_fit(state, tmp_path):
         load_tokenizer(TINY_KL, save(state, tmp_path / "weights.safetensors"))
 
 
-@pytest.mark.parametrize("as_zip", [True, False], ids=["torch file", "bare pickle"])
-def test_a_malicious_pickle_is_refused(state, tmp_path, as_zip):
-    folder, path = tmp_path / "made by the checkpoint", tmp_path / "evil.ckpt"
-    content = {"state_dict": state, "hyper_parameters": RunsCode(folder)}
-    if as_zip:
-        torch.save(content, path)
-    else:
-        path.write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(ValueError, match=r"evil\.ckpt is refused: .* other objects can run code"):
-        load_tokenizer(TINY_FSQ, path)
-    assert not folder.exists()
-    if as_zip:  # the trap does work
-        torch.load(path, weights_only=False)
-        assert folder.exists()
+def test_the_model_that_would_fit_is_named(tmp_path):
+    """At the width that was asked for; models of one shape are told together."""
+    narrow = {name: config.replace(base_channels=8) for name, config in MODELS.items()}
+    asked = narrow["vidtok_fsq_causal_41616_262144"]
+    endings = {
+        "vidtok_kl_causal_488_8chn": "; it holds the weights of vidtok_kl_causal_488_8chn",
+        "vidtok_kl_causal_488_4chn_v1_1": "; it holds the weights of vidtok_kl_causal_488_4chn or "
+        "vidtok_kl_causal_488_4chn_v1_1, whose names and shapes are the same",
+    }
+    for name, ending in endings.items():
+        weights = random_tokenizer(narrow[name], seed=0).state_dict()
+        with pytest.raises(ValueError) as caught:
+            load_tokenizer(asked, save(weights, tmp_path / "weights.ckpt"))
+        assert str(caught.value).endswith(ending)
+    del weights[WEIGHT]  # then it fits none
+    with pytest.raises(ValueError, match=r"of another shape or type \([^;]*\)$"):
+        load_tokenizer(asked, save(weights, tmp_path / "weights.ckpt"))
 
 
 def test_no_checkpoint():
     with pytest.raises(ValueError, match="no weights are carried for vidtok_kl_causal_488_4chn: give the path of a"):
         load_tokenizer("vidtok_kl_causal_488_4chn")
+    with pytest.raises(ValueError, match="no weights are carried for any model: give the path of a"):
+        load_tokenizer(None)
     with pytest.raises(ValueError, match="unknown model 'vidtok_kl_causal_488': did you mean"):
         load_tokenizer("vidtok_kl_causal_488", "weights.ckpt")
 

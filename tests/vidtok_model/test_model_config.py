@@ -67,6 +67,8 @@ def test_public_names():
         "get_config",
         "load_tokenizer",
         "random_tokenizer",
+        "read_config",
+        "save_tokenizer",
     ]
     assert all(hasattr(vidtok_model, name) for name in vidtok_model.__all__)
 
