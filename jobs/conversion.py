@@ -7,9 +7,9 @@ from typing import Any
 
 from pipeline.checkpoints import local_file, name_source
 from pipeline.errors import ConfigError
-from pipeline.secrets import redact_url
 from pipeline.storage import absolute_url
-from vidtok_model import MODELS, TokenizerConfig, get_config, read_config
+from pipeline.weights import said_model
+from vidtok_model import TokenizerConfig, get_config
 from vidtok_model.checkpoint import read_checkpoint
 from vidtok_model.tensor_file import save_weights
 
@@ -51,20 +51,9 @@ def convert_checkpoint(source: str, target: Path, *, model: str | None, options:
     url = absolute_url(source)
     path, sha256 = local_file(url, options, key="convert")
     try:
-        asked = get_config(model) if model is not None else _said(url, path)
+        asked = get_config(model) if model is not None else said_model(url, path)
         config, weights = read_checkpoint(path, asked)
         save_weights(weights, config, target, source_sha256=sha256)
     except ValueError as error:
         raise ConfigError(f"convert: {name_source(error, path, url)}") from None
     return Conversion(config=config, num_weights=len(weights), source_sha256=sha256)
-
-
-def _said(url: str, path: Path) -> TokenizerConfig:
-    config = read_config(path)
-    stem = Path(url.partition("?")[0]).stem
-    if config is None and stem not in MODELS:
-        raise ConfigError(
-            f"convert: {redact_url(url)} does not say which model it is of, and {stem} is no released model's name: "
-            "give --model (`vidtok models` lists them)"
-        )
-    return config or MODELS[stem]

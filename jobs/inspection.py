@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from jobs.display import human_bytes
 from pipeline.dataset import Dataset
-from pipeline.errors import ConfigError
 from pipeline.inputs import base_shard_id
 from pipeline.parts import opened_parquet
 from pipeline.reconstruct import decode_row, decode_stream, load_decoder
@@ -21,6 +19,7 @@ from pipeline.rejected import outstanding_rejects
 from pipeline.rows import SEGMENT_COLUMN
 from pipeline.storage import open_store
 from pipeline.video_file import write_video
+from pipeline.weights import check_device
 
 __all__ = ["decode_to_file", "show_dataset"]
 
@@ -119,10 +118,7 @@ def decode_to_file(
         ConfigError: there is no such dataset, row or device, the weights are gone, or the file cannot be written.
         StorageError: the store failed.
     """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    check_device(device)
     dataset = Dataset.open(open_store(root, options))
     rows, place = dataset.find_stream(row_id)
     row = rows.slice(place, 1).to_pylist()[0]

@@ -1,8 +1,10 @@
 """The commands of the `vidtok` command line that are about models and their weights, not about a job or its dataset."""
 
+import os
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,8 +12,41 @@ from rich.table import Table
 
 from jobs.display import human_bytes
 from jobs.options import Anon, EndpointUrl
+from pipeline.errors import ConfigError
 
-__all__ = ["convert", "models"]
+if TYPE_CHECKING:
+    from pipeline.checkpoints import Weights
+    from vidtok_model import TokenizerConfig, VideoTokenizer
+
+__all__ = ["convert", "models", "reconstruct"]
+
+
+class Crop(StrEnum):
+    """As in a job file."""
+
+    KEEP = "keep"
+    CENTER = "center"
+    PAD = "pad"
+
+
+class Dtype(StrEnum):
+    """As in a job file."""
+
+    FP32 = "fp32"
+    TF32 = "tf32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+Model = Annotated[
+    str | None, typer.Option("--model", help="A released model; by default the one that the checkpoint says it is of.")
+]
+Checkpoint = Annotated[
+    str, typer.Option(help="Weights: a path, s3://, https:// or hf://; `random` for random ones, which mean nothing.")
+]
+Device = Annotated[str | None, typer.Option(help="A torch device; by default the GPU, where there is one.")]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Arithmetic of the model.")]
+Sample = Annotated[bool, typer.Option("--sample", help="Decode samples of a KL model's latents, not their means.")]
 
 
 def models() -> None:
@@ -52,3 +87,62 @@ def convert(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def reconstruct(
+    video: Annotated[str, typer.Argument(help="A video file or URL, of any length.")],
+    checkpoint: Checkpoint,
+    target: Annotated[Path, typer.Option("--out", help="The video to write: MP4, or Matroska where it ends in .mkv.")],
+    model: Model = None,
+    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="The original to the left.")] = False,
+    size: Annotated[int, typer.Option(min=1, help="Pixels of the shorter side.")] = 256,
+    crop: Annotated[Crop, typer.Option(help="As in a job file.")] = Crop.KEEP,
+    fps: Annotated[float | None, typer.Option(min=0.001, help="Frames a second; by default all there are.")] = None,
+    sample: Sample = False,
+    device: Device = None,
+    dtype: DtypeOption = Dtype.FP32,
+    endpoint_url: EndpointUrl = None,
+    anon: Anon = False,
+) -> None:
+    """Send a video through a model and back, and write what comes of it, its sound unchanged."""
+    from jobs.reconstruction import reconstruct_video  # PyTorch takes a second to import
+    from pipeline.decoding.options import DecodeOptions
+
+    options = {"endpoint_url": endpoint_url, "anon": anon or None}
+    tokenizer, _ = _loaded(model, checkpoint, device, dtype, options)
+    decode = DecodeOptions(
+        fps=fps,
+        size=_checked_size(size, tokenizer.config),
+        crop=crop.value,
+        factor=tokenizer.config.spatial_factor,
+        threads=os.cpu_count() or 1,
+    )
+    done = reconstruct_video(
+        video, target, tokenizer, decode, side_by_side=side_by_side, sample=sample, options=options
+    )
+    console = Console(emoji=False)
+    console.print(
+        f"Wrote {done.num_frames} frames to {target}, {done.psnr:.2f} dB to the original", markup=False, soft_wrap=True
+    )
+    if done.damage is not None:
+        Console(stderr=True, emoji=False).print(f"The video ends there: {done.damage}", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _loaded(
+    model: str | None, checkpoint: str, device: str | None, dtype: Dtype, options: dict[str, Any]
+) -> "tuple[VideoTokenizer, Weights]":
+    import torch
+
+    from pipeline.encode import TORCH_DTYPES, set_arithmetic
+    from pipeline.weights import load_model
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    set_arithmetic(dtype.value)
+    return load_model(model, checkpoint, device=device, dtype=TORCH_DTYPES[dtype.value], options=options)
+
+
+def _checked_size(size: int, config: "TokenizerConfig") -> int:
+    if size % config.spatial_factor:
+        raise ConfigError(f"--size {size}: {config.name} takes multiples of {config.spatial_factor}")
+    return size

@@ -16,6 +16,7 @@ __all__ = [
     "encode",
     "frames_to_clips",
     "num_positions",
+    "set_arithmetic",
 ]
 
 TORCH_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,6 +44,12 @@ def frames_to_clips(frames_BTHWC: torch.Tensor, dtype: torch.dtype) -> torch.Ten
     return (frames_BTHWC.to(dtype) / 127.5 - 1).permute(0, 4, 1, 2, 3)
 
 
+def set_arithmetic(dtype: str) -> None:
+    """Lets GPUs round float32 products to TF32 where the dtype is `tf32`, and nowhere else."""
+    torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
+    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+
+
 class ClipEncoder:
     """The encoder on one device, fed with batches of one static shape."""
 
@@ -60,9 +67,7 @@ class ClipEncoder:
         self._dtype = TORCH_DTYPES[dtype]
         self._batch_size = batch_size
         self._stream: StreamEncoder | None = None  # of the video whose segments come
-        if self._device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
-            torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+        set_arithmetic(dtype)
 
     def __call__(self, clips: list[Clip]) -> list[EncodedClip]:
         """Encodes up to `batch_size` clips of one size."""

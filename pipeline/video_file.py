@@ -30,7 +30,12 @@ class Sound:
 
     def __init__(self, file: IO[bytes]) -> None:
         """Opens a video's own file once more; there may be no sound in it."""
-        self._container = av.open(file, "r")
+        self.stream: Any = None
+        self._container: Any = None
+        try:
+            self._container = av.open(file, "r")
+        except (av.error.FFmpegError, ValueError):
+            return  # as for the frames, which tell of it
         self.stream = self._container.streams.best("audio")
         picture = self._container.streams.best("video")
         start = None if picture is None else picture.start_time
@@ -53,7 +58,8 @@ class Sound:
 
     def close(self) -> None:
         """Closes it."""
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
 
 
 class VideoWriter:

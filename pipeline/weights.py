@@ -1,18 +1,27 @@
 """A job's weights, loaded. What only has to know which they are needs no PyTorch, and takes checkpoints.py."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.checkpoints import Weights, local_file, name_source
-from pipeline.config import JobConfig
+from pipeline.config import RANDOM_CHECKPOINT, JobConfig
 from pipeline.errors import ConfigError
-from pipeline.secrets import redact_url
+from pipeline.secrets import redact_url, storable
 from pipeline.storage import absolute_url
-from vidtok_model import TokenizerConfig, VideoTokenizer, load_tokenizer, random_tokenizer
+from vidtok_model import (
+    MODELS,
+    TokenizerConfig,
+    VideoTokenizer,
+    get_config,
+    load_tokenizer,
+    random_tokenizer,
+    read_config,
+)
 
-__all__ = ["check_fit", "load_weights"]
+__all__ = ["check_device", "check_fit", "load_model", "load_weights", "said_model"]
 
 
 def load_weights(
@@ -59,3 +68,72 @@ def check_fit(config: JobConfig, weights: Weights) -> None:
         dtype=torch.float32,
         options=config.storage.input.model_dump(),
     )
+
+
+def load_model(
+    name: str | None,
+    checkpoint: str,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[VideoTokenizer, Weights]:
+    """A tokenizer to try out, and which weights it has.
+
+    Args:
+        name: a released model's; None: the one that the checkpoint's header says, or else its file name.
+        checkpoint: a path or URL, or `random`, with which a name is needed.
+        device: a torch device.
+        dtype: of weights and activations.
+        options: how to reach the checkpoint's store.
+
+    Raises:
+        ConfigError: there is no such device, model or checkpoint, nothing says which model it is, or it is another's.
+        StorageError: the checkpoint's store failed.
+    """
+    check_device(device)
+    try:
+        if checkpoint == RANDOM_CHECKPOINT:
+            if name is None:
+                raise ConfigError("--checkpoint random: give --model (`vidtok models` lists them)")
+            tokenizer = random_tokenizer(name, seed=0).to(device=device, dtype=dtype)
+            return tokenizer, Weights(checkpoint=RANDOM_CHECKPOINT, identity="seed 0")
+        url = absolute_url(checkpoint)
+        path, sha256 = local_file(url, options, key="--checkpoint")
+        try:
+            config = get_config(name) if name is not None else said_model(url, path)
+            tokenizer = load_tokenizer(config, path, device=device, dtype=dtype)
+        except ValueError as error:
+            raise ConfigError(f"--checkpoint: {name_source(error, path, url)}") from None
+        return tokenizer, Weights(checkpoint=storable(url), identity=sha256)
+    except ValueError as error:
+        raise ConfigError(f"--model: {error}") from None
+
+
+def said_model(url: str, path: Path) -> TokenizerConfig:
+    """The model that a checkpoint says it is of.
+
+    Args:
+        url: where it lies, which may name a released model.
+        path: where it lies here; its header counts first.
+
+    Raises:
+        ConfigError: neither says it.
+        ValueError: it cannot be read.
+    """
+    config = read_config(path)
+    stem = Path(url.partition("?")[0]).stem
+    if config is None and stem not in MODELS:
+        raise ConfigError(
+            f"{redact_url(url)} does not say which model it is of, and {stem} is no released model's name: give "
+            "--model (`vidtok models` lists them)"
+        )
+    return config or MODELS[stem]
+
+
+def check_device(device: str) -> None:
+    """Raises a ConfigError unless PyTorch has such a device here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from None
