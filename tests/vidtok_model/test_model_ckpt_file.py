@@ -40,8 +40,7 @@ class AttributeDict(dict):
     """As Lightning's: a dict, so pickled with its items."""
 
 
-class ForeignList(list):
-    pass
+ForeignList = type("ForeignList", (list,), {})
 
 
 class Plain:
