@@ -12,7 +12,6 @@ import sys
 import types
 import typing
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +38,9 @@ def bomb(*_: object, **__: object) -> typing.NoReturn:
 
 class AttributeDict(dict):
     """As Lightning's: a dict, so pickled with its items."""
+
+
+ForeignList = type("ForeignList", (list,), {})
 
 
 class Plain:
@@ -74,13 +76,13 @@ class Mode(enum.Enum):
 
 FOREIGN = {
     "pytorch_lightning.callbacks.model_checkpoint": [Plain, WithSlots],
-    "lightning.pytorch.utilities.parsing": [AttributeDict, WithArguments],
+    "lightning.pytorch.utilities.parsing": [AttributeDict, ForeignList, WithArguments],
     "lightning_fabric.utilities.enums": [Mode],
 }
 
 
 @pytest.fixture
-def lightning(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def lightning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes that look as if they were Lightning's, while they are pickled; gone again, and bombs, when read."""
     for module, kinds in FOREIGN.items():
         made = types.ModuleType(module)
@@ -90,7 +92,6 @@ def lightning(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setitem(sys.modules, module, made)
         for parent in (module.rsplit(".", n)[0] for n in range(1, module.count(".") + 1)):
             monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
-    yield
 
 
 def full_checkpoint(state) -> dict:
@@ -157,6 +158,12 @@ def test_a_stub_does_nothing(state, lightning, monkeypatch, tmp_path):
     assert set(torch.serialization.get_safe_globals()) == set(known), "and torch knows nothing of them afterwards"
 
 
+def test_a_foreign_kind_of_list_is_refused(state, lightning, tmp_path):
+    path = save({"state_dict": state, "list": ForeignList([1])}, tmp_path / "list.ckpt")
+    with pytest.raises(ValueError, match=r"list\.ckpt is refused: .*Can only append to lists"):
+        load_tokenizer(TINY_FSQ, path)
+
+
 def _no_foreign_import(real):
     def checked(name: str, *arguments: object, **options: object):
         assert name.split(".")[0] not in ("lightning", "pytorch_lightning", "omegaconf"), f"{RAN}: imports {name}"
@@ -172,8 +179,8 @@ def call(name: str, *arguments: str) -> bytes:
     return b"\x80\x02c" + f"{module}\n{attribute}\n".encode() + b"(" + pushed + b"tR."
 
 
-def state_dict_beside(payload: bytes, state) -> bytes:
-    """The pickle of {"state_dict": state, "hyper_parameters": what `payload` makes}, tensors as the file keeps them."""
+def state_dict_beside(payload: bytes) -> bytes:
+    """The pickle of {"hyper_parameters": what `payload` makes, "state_dict": {}}."""
     return b"\x80\x02}(X\x10\x00\x00\x00hyper_parameters" + payload[2:-1] + b"X\x0a\x00\x00\x00state_dict}u."
 
 
@@ -214,7 +221,7 @@ def test_a_malicious_pickle_is_refused(state, tmp_path, name, as_zip):
     folder, path = tmp_path / "made by the checkpoint", tmp_path / "evil.ckpt"
     payload = call(name, *(text.replace("{folder}", str(folder)) for text in MALICIOUS[name]))
     if as_zip:
-        _replace_pickle(save({"state_dict": state}, path), state_dict_beside(payload, state))
+        _replace_pickle(save({"state_dict": state}, path), state_dict_beside(payload))
     else:
         path.write_bytes(payload)
     with pytest.raises(ValueError, match=r"evil\.ckpt is refused: .* other objects can run code.*names ") as caught:
@@ -249,11 +256,11 @@ def test_a_stub_cannot_be_used_to_call_or_to_reach_anything(state, tmp_path):
     instance = b"comegaconf\nDictConfig\n)\x81"
     text = b"".join(b"X" + len(key).to_bytes(4, "little") + key + b"X\x01\x00\x00\x00x" for key in (b"__class__", b"y"))
     build = b"\x80\x02" + instance + b"N}(" + text + b"u\x86b."
-    _replace_pickle(path, state_dict_beside(build, state))
+    _replace_pickle(path, state_dict_beside(build))
     with pytest.raises(ValueError, match="244 missing"):
         load_tokenizer(TINY_FSQ, path)
     # The class itself is no object to build on.
-    _replace_pickle(path, state_dict_beside(b"\x80\x02comegaconf\nDictConfig\n}b.", state))
+    _replace_pickle(path, state_dict_beside(b"\x80\x02comegaconf\nDictConfig\n}b."))
     with pytest.raises(ValueError, match=r"clever\.ckpt is refused: .*Can only build"):
         load_tokenizer(TINY_FSQ, path)
 
