@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from jobs.bench.commands import bench
 from jobs.display import ProgressDisplay
-from jobs.model_commands import convert, models, reconstruct
+from jobs.model_commands import convert, evaluate, models, reconstruct
 from jobs.options import Anon, Assignments, EndpointUrl, Verbose
 from pipeline.config import RANDOM_CHECKPOINT, JobConfig
 from pipeline.errors import ConfigError, ErrorBudgetExceeded, ShardError, Stopped, VidtokError, WorkerUnfit
@@ -220,6 +220,7 @@ def decode(
 app.command()(models)
 app.command()(convert)
 app.command()(reconstruct)
+app.command()(evaluate)
 app.add_typer(bench, name="bench")
 
 

@@ -1,5 +1,6 @@
 """The commands of the `vidtok` command line that are about models and their weights, not about a job or its dataset."""
 
+import importlib.util
 import os
 import sys
 from enum import StrEnum
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import Weights
     from vidtok_model import TokenizerConfig, VideoTokenizer
 
-__all__ = ["convert", "models", "reconstruct"]
+__all__ = ["convert", "evaluate", "models", "reconstruct"]
 
 
 class Crop(StrEnum):
@@ -146,3 +147,51 @@ def _checked_size(size: int, config: "TokenizerConfig") -> int:
     if size % config.spatial_factor:
         raise ConfigError(f"--size {size}: {config.name} takes multiples of {config.spatial_factor}")
     return size
+
+
+def evaluate(
+    data: Annotated[str, typer.Option(help="Videos: a folder, files, or WebDataset tars; a path, glob or URL.")],
+    checkpoint: Checkpoint,
+    model: Model = None,
+    folder: Annotated[Path, typer.Option("--out", help="Where the page, the CSV and the JSON go.")] = Path(
+        "evaluation"
+    ),
+    size: Annotated[int, typer.Option(min=1, help="Pixels of the middle square that is evaluated.")] = 256,
+    fps: Annotated[
+        float, typer.Option(min=0.001, help="Every n-th frame that comes nearest to so many a second.")
+    ] = 30,
+    sample: Sample = False,
+    seed: Annotated[int, typer.Option(help="Of --sample.")] = 42,
+    lpips: Annotated[
+        list[Path] | None, typer.Option("--lpips", help="LPIPS's weights: VGG16's and LPIPS's own; may be repeated.")
+    ] = None,
+    fvd: Annotated[Path | None, typer.Option("--fvd", help="FVD's network: i3d_torchscript.pt.")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Of how many videos the page has pictures.")] = 8,
+    device: Device = None,
+    dtype: DtypeOption = Dtype.FP32,
+    endpoint_url: EndpointUrl = None,
+    anon: Anon = False,
+) -> None:
+    """Judge a model on videos: PSNR, SSIM, LPIPS, FVD, as the published figures are taken, and a page to look at."""
+    for package in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"the page needs {package}: pip install 'vidtok-pipeline[report]'")
+    from jobs.evaluation_run import EvaluationSettings, run_evaluation
+
+    options = {"endpoint_url": endpoint_url, "anon": anon or None}
+    tokenizer, weights = _loaded(model, checkpoint, device, dtype, options)
+    if sample and tokenizer.config.is_discrete:
+        raise ConfigError(f"--sample: {tokenizer.config.name} is an FSQ model, whose latents are no distribution")
+    settings = EvaluationSettings(
+        data=data,
+        folder=folder,
+        size=_checked_size(size, tokenizer.config),
+        fps=fps,
+        sample=sample,
+        seed=seed,
+        lpips=lpips or [],
+        i3d=fvd,
+        num_pictured=pictures,
+        dtype=dtype.value,
+    )
+    run_evaluation(Console(emoji=False), settings, tokenizer, weights, options)

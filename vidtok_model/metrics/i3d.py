@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["load_i3d", "video_features"]
+__all__ = ["I3D_SOURCE", "load_i3d", "video_features"]
 
-_SOURCE = "expected StyleGAN-V's i3d_torchscript.pt; the repository github.com/universome/stylegan-v names its link"
+I3D_SOURCE = "expected StyleGAN-V's i3d_torchscript.pt; the repository github.com/universome/stylegan-v names its link"
+"""Where the file comes from, for messages."""
+
 _FEWEST_FRAMES = 10  # the usual bound: of much fewer, I3D's strides and last pooling along time leave nothing
 
 
@@ -36,7 +38,7 @@ def load_i3d(path: str | Path, device: str | torch.device = "cpu") -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"I3D {path}: there is no such file; {_SOURCE}")
+        raise ValueError(f"I3D {path}: there is no such file; {I3D_SOURCE}")
     try:
         with warnings.catch_warnings():
             # PyTorch has deprecated TorchScript, and the published file is nothing else.
@@ -44,7 +46,7 @@ def load_i3d(path: str | Path, device: str | torch.device = "cpu") -> Any:
             i3d = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]  # the rest is a trace through PyTorch
-        raise ValueError(f"I3D {path} can't be read as TorchScript ({reason}); {_SOURCE}") from error
+        raise ValueError(f"I3D {path} can't be read as TorchScript ({reason}); {I3D_SOURCE}") from error
     return i3d.to(device).eval()
 
 

@@ -15,17 +15,19 @@ from torch import Tensor, nn
 from vidtok_model.checkpoint import check_weights, read_weight_file
 from vidtok_model.metrics.frames import as_frames, check_clips
 
-__all__ = ["VGG16_STAGES", "Lpips", "load_lpips", "perceptual_distance"]
+__all__ = ["LPIPS_SOURCES", "VGG16_STAGES", "Lpips", "load_lpips", "perceptual_distance"]
 
 VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """VGG16 (arXiv 1409.1556): the widths of the 3x3 convolutions of each stage. Height and width halve between stages."""
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
-_SOURCES = (
-    "VGG16's come from torchvision (download.pytorch.org/models/vgg16-397923af.pth), the layers of LPIPS from "
+LPIPS_SOURCES = (
+    "VGG16's weights are torchvision's vgg16-397923af.pth (VGG16_Weights.IMAGENET1K_V1), the layers of LPIPS "
     "lpips/weights/v0.1/vgg.pth in github.com/richzhang/PerceptualSimilarity (VidTok's own code fetches the same as "
     "vgg.pth); give both files"
 )
+"""Where the weights come from, for messages."""
+
 _NORM_FLOOR = 1e-10
 # The means and deviations that VGG16's inputs were normalised with, taken from pixels in [0, 1] to pixels in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -160,7 +162,7 @@ def load_lpips(paths: str | Path | Iterable[str | Path], *, device: str | torch.
         published = {_published_name(key): value for key, value in expected.items()}
         check_weights(weights, published, f"{', '.join(map(str, files)) or 'no file'}: not LPIPS on VGG16")
     except ValueError as error:
-        raise ValueError(f"{error}. {_SOURCES}") from error
+        raise ValueError(f"{error}. {LPIPS_SOURCES}") from error
     own = {key: weights[_published_name(key)].to(device, torch.float32) for key in expected}
     lpips.load_state_dict(own, assign=True)
     return lpips.to(device).eval().requires_grad_(False)

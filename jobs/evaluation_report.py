@@ -1,0 +1,174 @@
+"""What an evaluation found, as files: CSV and JSON, and a page that needs nothing beside it."""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from jobs.evaluation import METRICS, Evaluation, VideoScore
+from pipeline.records import Frames
+from vidtok_model.published import PUBLISHED_QUALITY
+
+__all__ = ["figures", "write_report"]
+
+_TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "fvd": "FVD"}
+_DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "fvd": 1}
+_MOST_BARS = 40
+_COLOURS = ("#1f5fa8", "#c2571a")
+
+
+def figures(evaluation: Evaluation, model: str) -> list[dict[str, Any]]:
+    """One row a metric: its title, what was found, and what is published of the model; both may be None."""
+    found: dict[str, float | None] = {**evaluation.overall(), "fvd": evaluation.fvd}
+    published = asdict(PUBLISHED_QUALITY[model]) if model in PUBLISHED_QUALITY else {}
+    return [
+        {
+            "title": _TITLES[name],
+            "found": _text(name, found.get(name)),
+            "published": _text(name, published.get(name)),
+        }
+        for name in (*METRICS, "fvd")
+    ]
+
+
+def write_report(folder: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> Path:
+    """Writes `videos.csv`, `evaluation.json` and `index.html`; returns the page's path.
+
+    Args:
+        folder: made where it is lacking.
+        evaluation: what was found; at least one video.
+        about: the model and how it was evaluated, in plain JSON types; `model` is its name.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "videos.csv").open("w", newline="") as file:
+        metrics = list(evaluation.scores[0].means)
+        table = csv.writer(file)
+        table.writerow(["video", "frames", "clips", *metrics])
+        for score in evaluation.scores:
+            numbers = [f"{score.means[name]:.6f}" for name in metrics]
+            table.writerow([score.name, score.num_frames, _num_clips(score), *numbers])
+    (folder / "evaluation.json").write_text(json.dumps(_plain(evaluation, about), indent=1))
+    page = folder / "index.html"
+    page.write_text(_page(evaluation, about))
+    return page
+
+
+def _plain(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[str, Any]:
+    model = about["model"]
+    return {
+        **about,
+        "overall": {**evaluation.overall(), "fvd": evaluation.fvd, "fvd_clips": evaluation.fvd_clips},
+        "published": asdict(PUBLISHED_QUALITY[model]) if model in PUBLISHED_QUALITY else None,
+        "videos": [
+            {
+                "video": score.name,
+                "frames": score.num_frames,
+                "clips": _num_clips(score),
+                **score.means,
+                "clip_means": score.clip_means,
+            }
+            for score in evaluation.scores
+        ],
+        "failures": evaluation.failures,
+    }
+
+
+def _page(evaluation: Evaluation, about: Mapping[str, Any]) -> str:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    template = jinja2.Environment(loader=loader, autoescape=True).get_template("evaluation.html.j2")
+    metrics = list(evaluation.scores[0].means)
+    rows = [
+        [score.name, score.num_frames, _num_clips(score), *(_text(name, score.means[name]) for name in metrics)]
+        for score in evaluation.scores
+    ]
+    return template.render(
+        about=about,
+        figures=figures(evaluation, about["model"]),
+        columns=["video", "frames", "clips", *(_TITLES[name] for name in metrics)],
+        rows=rows,
+        failures=evaluation.failures,
+        plots=[_by_video(evaluation.scores), _by_frame(evaluation.scores)],
+        pictured=[
+            {"name": score.name, "psnr": _text("psnr", score.means["psnr"]), "picture": _picture(score.pictures)}
+            for score in evaluation.scores
+            if score.pictures
+        ],
+    )
+
+
+def _num_clips(score: VideoScore) -> int:
+    return len(score.clip_means["psnr"])
+
+
+def _text(metric: str, value: float | None) -> str | None:
+    return None if value is None else f"{value:.{_DIGITS[metric]}f}"
+
+
+def _picture(pairs: Sequence[tuple[Frames, Frames]]) -> str:
+    """Frames side by side, those that went in above those that came back, as a data URL."""
+    rows = [np.concatenate([pair[row] for pair in pairs], axis=1) for row in (0, 1)]
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate(rows)).save(file, "JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _by_video(scores: Sequence[VideoScore]) -> str:
+    """PSNR and SSIM of each video, the worst first; of many, how they are spread."""
+    many = len(scores) > _MOST_BARS
+    figure = Figure(figsize=(9, 3.2 if many else 1.2 + 0.22 * len(scores)), layout="constrained")
+    ranked = sorted(scores, key=lambda score: score.means["psnr"])
+    for axes, name, colour in zip(_axes(figure), ("psnr", "ssim"), _COLOURS, strict=True):
+        values = [score.means[name] for score in ranked]
+        if many:
+            axes.hist(values, bins=30, color=colour)
+            axes.set_ylabel("videos")
+        else:
+            axes.barh(range(len(values)), values, color=colour)
+            axes.set_yticks(range(len(values)), [_shortened(score.name) for score in ranked])
+            axes.invert_yaxis()
+        axes.set_xlabel(_TITLES[name])
+    return _svg(figure)
+
+
+def _axes(figure: Figure) -> tuple[Axes, Axes]:
+    left, right = figure.subplots(1, 2, sharey=True)
+    return left, right
+
+
+def _by_frame(scores: Sequence[VideoScore]) -> str:
+    """PSNR over time, of the videos that are pictured."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for score in scores:
+        if score.pictures:
+            axes.plot(score.frame_psnrs, linewidth=1, label=_shortened(score.name))
+    axes.set_xlabel("frame")
+    axes.set_ylabel(_TITLES["psnr"])
+    axes.legend(fontsize="x-small")
+    return _svg(figure)
+
+
+def _shortened(name: str) -> str:
+    # A name that begins with _ would be left out of a legend, and $ begins mathematics.
+    plain = name.replace("$", r"\$").lstrip("_")
+    return plain if len(plain) <= 28 else f"...{plain[-25:]}"
+
+
+def _svg(figure: Figure) -> str:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    written = file.getvalue()
+    return written[written.index("<svg") :]  # without what a file begins with, which a page may not hold
