@@ -75,25 +75,25 @@ class VideoWriter:
         Raises:
             ConfigError: the file cannot be written, or holds no sound of this kind.
         """
-        form = "matroska" if path.suffix == ".mkv" else "mp4"
         self._cleanup = ExitStack()
         try:
-            opened = self._cleanup.enter_context(av.open(str(path), "w", format=form))
+            file = self._cleanup.enter_context(path.open("wb"))
         except OSError as error:
             raise ConfigError(f"--out {path}: cannot be written: {error.strerror or error}") from None
-        self._container = opened
-        self._stream: Any = opened.add_stream("libx264", rate=30, options={"crf": "12"})
+        form = "matroska" if path.suffix == ".mkv" else "mp4"
+        self._container = self._cleanup.enter_context(av.open(file, "w", format=form))
+        self._stream: Any = self._container.add_stream("libx264", rate=30, options={"crf": "12"})
         self._stream.time_base = self._stream.codec_context.time_base = _TIME_BASE
         self._sound: Iterator[Timed] = iter(())
-        self._next_sound: Timed | None = None
         if sound is not None and sound.stream is not None:
-            name = sound.stream.codec_context.codec.canonical_name
-            if name not in opened.supported_codecs:
+            try:
+                self._sound_stream = self._container.add_stream_from_template(sound.stream)
+            except ValueError as error:
                 self._cleanup.close()
-                raise ConfigError(f"--out {path}: mp4 holds no {name} sound; a name that ends in .mkv does")
-            self._sound_stream = opened.add_stream_from_template(sound.stream)
+                hint = "; a file whose name ends in .mkv holds more kinds of sound" if form == "mp4" else ""
+                raise ConfigError(f"--out {path}: {error}{hint}") from None
             self._sound = sound.packets()
-            self._next_sound = next(self._sound, None)
+        self._next_sound = next(self._sound, None)
         self._shape: tuple[int, ...] | None = None
 
     def write(self, frame_HWC: Frames, seconds: float) -> None:

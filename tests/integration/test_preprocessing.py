@@ -9,11 +9,12 @@ import av
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from PIL import Image
 
 from pipeline.decoding.options import DecodeOptions
 from pipeline.decoding.pixels import fit
 from tests.vidtok_model.support import golden_tokenizer
+from vidtok_model.preprocessing import prepare_frames
 
 SIZE, FRAMES = 256, 17
 CLIPS = ["bigbuckbunny.mp4", "bikes.mp4", "box.mp4", "carphone_pristine.mp4", "cityCC0.mpg", "tree.avi", "world.mp4"]
@@ -27,19 +28,39 @@ def stored_frames(path: Path) -> np.ndarray:
 
 
 def published(frames_THWC: np.ndarray) -> np.ndarray:
-    """As scripts/inference_reconstruct.py of github.com/microsoft/VidTok does it, but for the normalisation.
+    """float32 (T, SIZE, SIZE, 3), 0 to 255, not rounded, as `vidtok evaluate` prepares frames."""
+    clip_CTHW = prepare_frames(torch.from_numpy(frames_THWC), SIZE)
+    return ((clip_CTHW.permute(1, 2, 3, 0) + 1) * 127.5).numpy()
 
-    There, torchvision's Resize (which calls this function) takes floats in [0, 1], and CenterCrop the middle.
 
-    Returns:
-        float32 (T, SIZE, SIZE, 3), 0 to 255, not rounded.
-    """
+def by_hand(frames_THWC: np.ndarray) -> np.ndarray:
+    """The same with Pillow's resize of floats, a channel at a time: another library's bilinear antialiased filter."""
     height, width = frames_THWC.shape[1:3]
     scaled = [int(SIZE * side / min(height, width)) for side in (height, width)]
-    planes_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 255
-    planes_TCHW = F.interpolate(planes_TCHW, size=scaled, mode="bilinear", antialias=True)
     top, left = (round((side - SIZE) / 2) for side in scaled)
-    return planes_TCHW[:, :, top : top + SIZE, left : left + SIZE].permute(0, 2, 3, 1).numpy() * 255
+    planes = [
+        Image.fromarray(plane).resize(scaled[::-1], Image.Resampling.BILINEAR)
+        for plane in frames_THWC.transpose(0, 3, 1, 2).reshape(-1, height, width).astype(np.float32)
+    ]
+    kept = np.stack([np.asarray(plane)[top : top + SIZE, left : left + SIZE] for plane in planes])
+    return kept.reshape(len(frames_THWC), 3, SIZE, SIZE).transpose(0, 2, 3, 1)
+
+
+def test_the_evaluations_frames_are_the_published_ones(shared_videos: Path) -> None:
+    """Within 1/255; the published scripts call the same function of PyTorch through torchvision."""
+    for name in CLIPS:
+        frames = stored_frames(shared_videos / name)[:5]
+        difference = np.abs(published(frames) - by_hand(frames))
+        assert published(frames).shape == (5, SIZE, SIZE, 3) and difference.max() <= 0.05, name
+
+
+def test_frames_of_that_size_are_only_scaled() -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
+    clip = prepare_frames(torch.from_numpy(frames), 32)
+    assert torch.equal(((clip + 1) * 127.5).round().to(torch.uint8), torch.from_numpy(frames).permute(3, 0, 1, 2))
+    for wrong in (frames[0], frames.astype(np.float32), frames[..., :2]):
+        with pytest.raises(ValueError, match=r"frames have shape \(.*\) and torch\.\w+: expected \(T, H, W, 3\) uint8"):
+            prepare_frames(torch.from_numpy(wrong), 32)
 
 
 def ours(frames_THWC: np.ndarray) -> np.ndarray:
