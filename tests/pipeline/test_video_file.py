@@ -87,10 +87,11 @@ def test_sound_keeps_its_place_beside_the_frames(tmp_path: Path, video_from: flo
 
 def test_packets_lie_where_they_are_played(tmp_path: Path) -> None:
     """A player reads on: sound and pictures of one time are near each other, not one behind the other."""
-    path = written(tmp_path / "out.mp4", source("aac", "mp4", seconds=8.0), [number / 10 for number in range(80)])
+    # FFmpeg itself puts in order what is up to ten seconds apart.
+    path = written(tmp_path / "out.mp4", source("aac", "mp4", seconds=30.0), [number / 2 for number in range(60)])
     with av.open(str(path)) as container:
-        found = [packet for packet in container.demux() if packet.size]
-    order = sorted((packet.pos, packet.stream.type, float(packet.pts * packet.time_base)) for packet in found)
+        found = (packet for packet in container.demux() if packet.size)
+        order = sorted((packet.pos, packet.stream.type, float(packet.pts * packet.time_base)) for packet in found)
     last = {"video": 0.0, "audio": 0.0}
     for _, kind, at in order:
         last[kind] = at
@@ -98,12 +99,12 @@ def test_packets_lie_where_they_are_played(tmp_path: Path) -> None:
 
 
 def test_sound_that_a_container_does_not_hold(tmp_path: Path) -> None:
-    video = source("pcm_mulaw", "avi")
+    video = source("tta", "matroska")
     with pytest.raises(
-        ConfigError, match=r"--out .*out\.mp4: 'mp4' format does not support 'pcm_mulaw' codec; .*\.mkv"
+        ConfigError, match=r"--out .*out\.mp4: 'mp4' format does not support 'tta' codec; .*\.mkv"
     ):
         written(tmp_path / "out.mp4", video, [0.0])
-    assert len(packets(written(tmp_path / "out.mkv", io.BytesIO(video.getvalue()), [0.0, 1.0]))) > 20
+    assert packets(written(tmp_path / "out.mkv", io.BytesIO(video.getvalue()), [0.0, 1.0]))
 
 
 def test_no_sound_and_no_video(tmp_path: Path) -> None:
