@@ -1,6 +1,6 @@
 """Video files that we write: H.264 frames at their own times, and a source's sound as it is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -107,11 +107,14 @@ class VideoWriter:
             self._shape = frame_HWC.shape
             self._stream.height, self._stream.width = frame_HWC.shape[:2]
             self._stream.pix_fmt = "yuv420p"
-        at = Fraction(seconds)
-        self._write_sound(until=at)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
-        frame.pts, frame.time_base = round(at / _TIME_BASE), _TIME_BASE
-        self._container.mux(self._stream.encode(frame))
+        frame.pts, frame.time_base = round(Fraction(seconds) / _TIME_BASE), _TIME_BASE
+        self._mux(self._stream.encode(frame))
+
+    def _mux(self, packets: Iterable[Any]) -> None:
+        for packet in packets:  # the encoder may be far behind the frames
+            self._write_sound(until=packet.pts * _TIME_BASE)
+            self._container.mux(packet)
 
     def _write_sound(self, until: Fraction | None) -> None:
         while self._next_sound is not None and (until is None or self._next_sound[0] <= until):
@@ -128,7 +131,7 @@ class VideoWriter:
         """Writes what is left, unless the block failed, and closes the file."""
         with self._cleanup:
             if kind is None and self._shape is not None:
-                self._container.mux(self._stream.encode())
+                self._mux(self._stream.encode())
                 self._write_sound(until=None)
 
 
