@@ -78,7 +78,8 @@ def reconstruct_video(
         pairs = reconstructed(frames, tokenizer, sample=sample)
         first = next(pairs, None)
         if first is None:
-            raise problems[0]
+            problem = problems[0]
+            raise SampleError(problem.stage, problem.error, f"{redact_url(url)}: {problem.message}")
         with VideoWriter(target, sound=sound) as writer:
             for frame, pixels_HWC in chain([first], pairs):
                 error = np.mean(np.square(pixels_HWC.astype(np.float32) - frame.pixels_HWC)) / 255**2

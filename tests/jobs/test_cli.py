@@ -2,12 +2,11 @@
 
 import io
 import json
-import logging
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,6 @@ import pytest
 import yaml
 from rich.console import Console
 
-import jobs.cli
 import pipeline.job
 from jobs.display import ProgressDisplay, human_bytes, human_seconds
 from pipeline.config import JobConfig
@@ -30,6 +28,7 @@ from pipeline.parts import describe_part
 from pipeline.plan import make_plan
 from pipeline.progress import Counters
 from pipeline.storage import open_store
+from tests.jobs.conftest import Cli
 from tests.jobs_for_tests import SMALL_JOB, dataset_rows, merge, store_of
 from tests.media import gradient_frames, make_video, pack_tar
 from tests.support import ROOT
@@ -37,29 +36,6 @@ from vidtok_model import MODELS
 
 HOSTILE = "[bold]x[/nope] :smile: [red]"
 TINY = merge(SMALL_JOB, {"clips": {"fps": None, "size": 32}})
-
-Cli = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture
-def vidtok(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Runs the command line in this process; gives its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["vidtok", *map(str, arguments)])
-        code: Any = 0
-        try:
-            jobs.cli.main()
-        except SystemExit as ended:
-            code = ended.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return SimpleNamespace(code=code or 0, out=out, err=err)
-
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield run
-    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture

@@ -2,18 +2,15 @@
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import safetensors
 import torch
 from omegaconf import OmegaConf
 
-import jobs.cli
+from tests.jobs.conftest import Cli
 from tests.servers.web import WebServer
 from tests.vidtok_model.support import TINY_FSQ, TINY_KL, lightning_checkpoint, save, tiny_tokenizer
 from vidtok_model import MODELS, load_tokenizer, random_tokenizer, read_config, save_tokenizer
@@ -21,28 +18,14 @@ from vidtok_model import MODELS, load_tokenizer, random_tokenizer, read_config, 
 NAME, TWIN = "vidtok_kl_causal_488_4chn", "vidtok_kl_causal_488_4chn_v1_1"
 NARROW = {name: config.replace(base_channels=8) for name, config in MODELS.items()}
 
-Convert = Callable[..., SimpleNamespace]
-
 
 @pytest.fixture
-def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Convert:
+def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vidtok: Cli) -> Cli:
     """Runs the command in this process, where the released models are narrow ones."""
     monkeypatch.setenv("VIDTOK_CACHE", str(tmp_path / "cache"))
-    for module in ("vidtok_model.models", "vidtok_model.checkpoint", "jobs.conversion"):
+    for module in ("vidtok_model.models", "vidtok_model.checkpoint", "pipeline.weights"):
         monkeypatch.setattr(f"{module}.MODELS", NARROW)
-
-    def run(*arguments: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["vidtok", "convert", *map(str, arguments)])
-        code: Any = 0
-        try:
-            jobs.cli.main()
-        except SystemExit as ended:
-            code = ended.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return SimpleNamespace(code=code or 0, out=out, err=err)
-
-    return run
+    return partial(vidtok, "convert")
 
 
 @pytest.fixture
@@ -63,7 +46,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_convert(convert: Convert, checkpoint: Path, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_convert(convert: Cli, checkpoint: Path, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     target = tmp_path / "model.safetensors"
     done = convert(checkpoint, target)
     assert done.code == 0, done.err
@@ -80,9 +63,7 @@ def test_convert(convert: Convert, checkpoint: Path, state: dict[str, torch.Tens
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", checkpoint.name]
 
 
-def test_the_name_comes_from_the_header_the_file_or_the_option(
-    convert: Convert, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_the_name_comes_from_the_header_the_file_or_the_option(convert: Cli, checkpoint: Path, tmp_path: Path) -> None:
     first, second, target = (tmp_path / f"{name}.safetensors" for name in ("first", "second", "target"))
     assert convert(checkpoint, first, "--model", TWIN).code == 0
     assert read_config(first) == NARROW[TWIN], "the option is more than the file's name"
@@ -98,7 +79,7 @@ def test_the_name_comes_from_the_header_the_file_or_the_option(
     assert read_config(target) == TINY_FSQ
 
 
-def test_a_checkpoint_behind_a_link(convert: Convert, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_behind_a_link(convert: Cli, checkpoint: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.safetensors"
     with WebServer(tmp_path) as server:
         url = f"{server.url}/{checkpoint.name}?X-Amz-Signature=hunter2"
@@ -111,7 +92,7 @@ def test_a_checkpoint_behind_a_link(convert: Convert, checkpoint: Path, tmp_path
     assert f"it holds the weights of {NAME} or {TWIN}" in refused.err
 
 
-def test_what_is_refused(convert: Convert, checkpoint: Path, tmp_path: Path) -> None:
+def test_what_is_refused(convert: Cli, checkpoint: Path, tmp_path: Path) -> None:
     unnamed = checkpoint.rename(tmp_path / "last.ckpt")
     target = tmp_path / "model.safetensors"
     tiny = save(tiny_tokenizer(TINY_KL).state_dict(), tmp_path / "tiny.safetensors")

@@ -47,10 +47,20 @@ def test_every_frame_with_its_time() -> None:
         ({"fps": 10}, list(range(12))),
         ({"fps": 60}, list(range(12))),  # never above the source's own
         ({"fps": 0.5}, [0]),
+        ({"nearest_fps": 10}, list(range(12))),
+        ({"nearest_fps": 7}, list(range(12))),  # 10 / 7 is nearer to one than to two
+        ({"nearest_fps": 6}, [0, 2, 4, 6, 8, 10]),
+        ({"nearest_fps": 3}, [0, 3, 6, 9]),
+        ({"nearest_fps": 30}, list(range(12))),
     ],
 )
 def test_a_constant_rate_is_sampled(clips: dict[str, object], expected: list[int]) -> None:
     assert numbers(decode(make_video(gradient_frames(12), fps=10), **clips)) == expected
+
+
+def test_frames_as_they_are_stored() -> None:
+    frames = decode(make_video(gradient_frames(3), fps=10), size=None)
+    assert numbers(frames) == [0, 1, 2] and frames[0].pixels_HWC.shape == (48, 64, 3) and frames[0].flags == ()
 
 
 def test_uneven_times_are_sampled_by_time_not_by_number() -> None:

@@ -100,9 +100,7 @@ def test_packets_lie_where_they_are_played(tmp_path: Path) -> None:
 
 def test_sound_that_a_container_does_not_hold(tmp_path: Path) -> None:
     video = source("tta", "matroska")
-    with pytest.raises(
-        ConfigError, match=r"--out .*out\.mp4: 'mp4' format does not support 'tta' codec; .*\.mkv"
-    ):
+    with pytest.raises(ConfigError, match=r"--out .*out\.mp4: 'mp4' format does not support 'tta' codec; .*\.mkv"):
         written(tmp_path / "out.mp4", video, [0.0])
     assert packets(written(tmp_path / "out.mkv", io.BytesIO(video.getvalue()), [0.0, 1.0]))
 
