@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.support import ROOT
 from tests.vidtok_model.support import TINY_FSQ, TINY_KL, TINY_KL_NONCAUSAL, TINY_KL_V1_1, assert_close, tiny_tokenizer
 from vidtok_model.golden import golden_clip
 from vidtok_model.models import MODELS
@@ -60,3 +61,21 @@ def test_what_is_published():
         "vidtok_kl_causal_488_4chn_v1_1",
     }
     assert set(PUBLISHED_QUALITY) < set(MODELS)
+
+
+def test_the_readme_has_what_is_published():
+    text = (ROOT / "vidtok_model" / "README.md").read_text()
+    for name, quality in PUBLISHED_QUALITY.items():
+        row = f"| {name} | {quality.psnr:.2f} | {quality.ssim:.3f} | {quality.lpips:.3f} | {quality.fvd:.1f} |"
+        assert row in text
+
+
+def test_the_readmes_stream_runs():
+    """The code that it shows, on a small model."""
+    text = (ROOT / "vidtok_model" / "README.md").read_text()
+    code = text.partition("## Long videos")[2].partition("`state_dict()`")[0]
+    lines = [line[4:] for line in code.splitlines() if line.startswith("    ")]
+    clip = golden_clip("readme", (1, 3, 11, 8, 8))
+    names = {"tokenizer": tiny_tokenizer(TINY_KL_V1_1), "chunks": clip.split(3, dim=2)}
+    exec("\n".join(lines), names)
+    assert sum(piece.shape[2] for piece in names["decoded"] if piece is not None) == 13
