@@ -5,11 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.rows import SEGMENT_COLUMN
+
 __all__ = ["channel_sums", "merge_channel_sums"]
 
 
 def channel_sums(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Sums over the latents of rows, the first latent frame apart (a causal model's first is one frame, not f).
+
+    Of a stream's segments, that is the first latent frame of the first one.
 
     Returns:
         For `first` and `rest`: count (positions a channel), sum and sum_of_squares (a list over channels), of the
@@ -21,7 +25,8 @@ def channel_sums(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
             return None
         grid = (row["latent_t"], row["latent_h"], row["latent_w"])
         latents_CTN = np.frombuffer(row["latents"], "<f2").astype(np.float64).reshape(-1, grid[0], grid[1] * grid[2])
-        sums = {"first": _sums(latents_CTN[:, :1]), "rest": _sums(latents_CTN[:, 1:])}
+        num_first = 1 if row.get(SEGMENT_COLUMN, 0) == 0 else 0
+        sums = {"first": _sums(latents_CTN[:, :num_first]), "rest": _sums(latents_CTN[:, num_first:])}
         totals = sums if totals is None else merge_channel_sums(totals, sums)
     return totals
 

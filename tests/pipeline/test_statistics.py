@@ -35,6 +35,16 @@ def test_against_numpy(frames: int) -> None:
         np.testing.assert_allclose(sums[name]["sum_of_squares"], (values**2).sum(axis=(0, 2, 3, 4)), atol=1e-12)
 
 
+def test_only_a_streams_first_segment_has_the_first_latent() -> None:
+    values = np.arange(24.0).reshape(2, 3, 2, 2)
+    rows = [{**row, "segment_index": number} for number, row in enumerate(rows_of(values, values + 100))]
+    sums = channel_sums(rows)
+    assert sums is not None
+    assert (sums["first"]["count"], sums["rest"]["count"]) == (4, 8 + 12)
+    assert sums["first"]["sum"] == values[:, :1].sum(axis=(1, 2, 3)).tolist()
+    assert sums["rest"]["sum"] == (values[:, 1:].sum(axis=(1, 2, 3)) + (values + 100).sum(axis=(1, 2, 3))).tolist()
+
+
 def test_tokens_have_none() -> None:
     (part,) = build_rows([(batch_of(clip_of()), [tokens_of(1, 2, 2)])], logvar=False)
     assert channel_sums(part.rows) is None and channel_sums([]) is None
