@@ -128,7 +128,10 @@ class Evaluator:
                 if video.reject is not None:
                     raise SampleError(video.reject.stage, video.reject.error, video.reject.message)
                 pictures = _Pictures() if len(evaluation.scores) < self._num_pictured else None
-                evaluation.scores.append(self._score(name, frames, pictures))
+                features: list[tuple[torch.Tensor, torch.Tensor]] = []
+                evaluation.scores.append(self._score(name, frames, pictures, features))
+                for of_clip in features:  # only of a video that went well to its end
+                    self._fvd.update(*of_clip)
             except SampleError as error:
                 evaluation.failures[name] = str(error)
             evaluation.fvd_clips = self._fvd.reference.count
@@ -136,7 +139,13 @@ class Evaluator:
         if evaluation.fvd_clips > 1:
             evaluation.fvd = self._fvd.compute()
 
-    def _score(self, name: str, frames: Iterable[DecodedFrame], pictures: "_Pictures | None") -> VideoScore:
+    def _score(
+        self,
+        name: str,
+        frames: Iterable[DecodedFrame],
+        pictures: "_Pictures | None",
+        features: list[tuple[torch.Tensor, torch.Tensor]],
+    ) -> VideoScore:
         num_frames = 0
 
         def counted() -> Iterator[DecodedFrame]:
@@ -158,7 +167,7 @@ class Evaluator:
                 clips.append(values)
             if self._i3d is not None:
                 both = torch.stack([given, decoded])
-                held = self._take_features(both if held is None else torch.cat([held, both], dim=3))
+                held = self._take_features(both if held is None else torch.cat([held, both], dim=3), features)
             if pictures is not None:
                 pictures.offer(given, decoded)
         clip_means = {metric: [float(np.mean(clip[metric])) for clip in clips] for metric in clips[0]}
@@ -187,12 +196,14 @@ class Evaluator:
             compared["lpips"] = self._lpips(given_BCTHW, decoded_BCTHW)
         return {metric: values_BT[0].tolist() for metric, values_BT in compared.items()}
 
-    def _take_features(self, both_2BCTHW: torch.Tensor) -> torch.Tensor:
-        """Takes I3D's features of clips, given and decoded, as many as there are; returns the frames that are left."""
+    def _take_features(
+        self, both_2BCTHW: torch.Tensor, features: list[tuple[torch.Tensor, torch.Tensor]]
+    ) -> torch.Tensor:
+        """Adds I3D's features of clips, given and decoded, as many as there are; returns the frames that are left."""
         length = self._config.clip_frames
         while both_2BCTHW.shape[3] >= length:
             given, decoded = both_2BCTHW[:, :, :, :length]
-            self._fvd.update(video_features(self._i3d, given), video_features(self._i3d, decoded))
+            features.append((video_features(self._i3d, given), video_features(self._i3d, decoded)))
             both_2BCTHW = both_2BCTHW[:, :, :, length:]
         return both_2BCTHW
 

@@ -19,7 +19,9 @@ from jobs.evaluation import METRICS, Evaluation, VideoScore
 from pipeline.records import Frames
 from vidtok_model.published import PUBLISHED_QUALITY
 
-__all__ = ["figures", "write_report"]
+__all__ = ["REPORT_FILES", "figures", "write_report"]
+
+REPORT_FILES = ("videos.csv", "evaluation.json", "index.html")
 
 _TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "fvd": "FVD"}
 _DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "fvd": 1}
@@ -42,28 +44,27 @@ def figures(evaluation: Evaluation, model: str) -> list[dict[str, Any]]:
 
 
 def write_report(folder: Path, evaluation: Evaluation, about: Mapping[str, Any]) -> Path:
-    """Writes `videos.csv`, `evaluation.json` and `index.html`; returns the page's path.
+    """Writes the REPORT_FILES; returns the page's path.
 
     Args:
-        folder: made where it is lacking.
+        folder: where to.
         evaluation: what was found; at least one video.
         about: the model and how it was evaluated, in plain JSON types; `model` is its name.
 
     Raises:
         OSError: nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "videos.csv").open("w", newline="") as file:
+    table_path, json_path, page_path = (folder / name for name in REPORT_FILES)
+    with table_path.open("w", newline="") as file:
         metrics = list(evaluation.scores[0].means)
         table = csv.writer(file)
         table.writerow(["video", "frames", "clips", *metrics])
         for score in evaluation.scores:
             numbers = [f"{score.means[name]:.6f}" for name in metrics]
             table.writerow([score.name, score.num_frames, _num_clips(score), *numbers])
-    (folder / "evaluation.json").write_text(json.dumps(_plain(evaluation, about), indent=1))
-    page = folder / "index.html"
-    page.write_text(_page(evaluation, about))
-    return page
+    json_path.write_text(json.dumps(_plain(evaluation, about), indent=1))
+    page_path.write_text(_page(evaluation, about))
+    return page_path
 
 
 def _plain(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[str, Any]:

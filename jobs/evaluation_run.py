@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.evaluation import Evaluation, Evaluator
-from jobs.evaluation_report import figures, write_report
+from jobs.evaluation_report import REPORT_FILES, figures, write_report
 from pipeline.checkpoints import Weights
 from pipeline.decoding.pool import DecoderLimits, DecoderPool
 from pipeline.errors import ConfigError, SampleError
@@ -76,7 +76,9 @@ def run_evaluation(
     """
     device = next(tokenizer.parameters()).device
     try:
-        settings.folder.mkdir(parents=True, exist_ok=True)  # told before the work is done
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        for name in REPORT_FILES:
+            (settings.folder / name).open("a").close()  # told before the work is done
         lpips = load_lpips(settings.lpips, device=device) if settings.lpips else None
         i3d = None if settings.i3d is None else load_i3d(settings.i3d, device)
         evaluator = Evaluator(

@@ -111,6 +111,7 @@ def reconstruct(
 
     options = {"endpoint_url": endpoint_url, "anon": anon or None}
     tokenizer, _ = _loaded(model, checkpoint, device, dtype, options)
+    _check_sample(sample, tokenizer.config)
     decode = DecodeOptions(
         fps=fps,
         size=_checked_size(size, tokenizer.config),
@@ -143,6 +144,11 @@ def _loaded(
     return load_model(model, checkpoint, device=device, dtype=TORCH_DTYPES[dtype.value], options=options)
 
 
+def _check_sample(sample: bool, config: "TokenizerConfig") -> None:
+    if sample and config.is_discrete:
+        raise ConfigError(f"--sample: {config.name} is an FSQ model, whose latents are no distribution")
+
+
 def _checked_size(size: int, config: "TokenizerConfig") -> int:
     if size % config.spatial_factor:
         raise ConfigError(f"--size {size}: {config.name} takes multiples of {config.spatial_factor}")
@@ -156,7 +162,7 @@ def evaluate(
     folder: Annotated[Path, typer.Option("--out", help="Where the page, the CSV and the JSON go.")] = Path(
         "evaluation"
     ),
-    size: Annotated[int, typer.Option(min=1, help="Pixels of the middle square that is evaluated.")] = 256,
+    size: Annotated[int, typer.Option(min=11, help="Pixels of the middle square that is evaluated.")] = 256,
     fps: Annotated[
         float, typer.Option(min=0.001, help="Every n-th frame that comes nearest to so many a second.")
     ] = 30,
@@ -180,8 +186,7 @@ def evaluate(
 
     options = {"endpoint_url": endpoint_url, "anon": anon or None}
     tokenizer, weights = _loaded(model, checkpoint, device, dtype, options)
-    if sample and tokenizer.config.is_discrete:
-        raise ConfigError(f"--sample: {tokenizer.config.name} is an FSQ model, whose latents are no distribution")
+    _check_sample(sample, tokenizer.config)
     settings = EvaluationSettings(
         data=data,
         folder=folder,

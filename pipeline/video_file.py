@@ -21,6 +21,8 @@ Timed = tuple[Fraction, Any]
 
 __all__ = ["Sound", "VideoWriter", "write_video"]
 
+# By the ending of a file's name.
+_FORMS = {"": "mp4", ".mp4": "mp4", ".m4v": "mp4", ".mkv": "matroska"}
 # Fine enough for any frame time, and what MPEG itself uses.
 _TIME_BASE = Fraction(1, 90_000)
 
@@ -33,13 +35,12 @@ class Sound:
         self.stream: Any = None
         self._container: Any = None
         try:
+            self._start = _first_frame_time(file)
+            file.seek(0)
             self._container = av.open(file, "r")
         except (av.error.FFmpegError, ValueError):
             return  # as for the frames, which tell of it
         self.stream = self._container.streams.best("audio")
-        picture = self._container.streams.best("video")
-        start = None if picture is None else picture.start_time
-        self._start = Fraction(0) if start is None or picture is None else start * Fraction(picture.time_base or 0)
 
     def packets(self) -> Iterator[Timed]:
         """Yields the packets, each with its time in seconds from the video's first frame, from there on."""
@@ -62,6 +63,15 @@ class Sound:
             self._container.close()
 
 
+def _first_frame_time(file: IO[bytes]) -> Fraction:
+    """When a video's first frame is shown, by its own clock; what a recording begins with may give no frame."""
+    with av.open(file, "r") as container:
+        for frame in container.decode(video=0) if container.streams.video else ():
+            if frame.pts is not None and frame.time_base is not None:
+                return frame.pts * Fraction(frame.time_base)
+    return Fraction(0)
+
+
 class VideoWriter:
     """Writes a video frame by frame, so that its length costs no memory."""
 
@@ -73,14 +83,16 @@ class VideoWriter:
             sound: what to put beside the frames, unchanged.
 
         Raises:
-            ConfigError: the file cannot be written, or holds no sound of this kind.
+            ConfigError: the file cannot be written, is to be of another kind, or holds no sound of this kind.
         """
+        form = _FORMS.get(path.suffix.lower())
+        if form is None:
+            raise ConfigError(f"--out {path}: expected a name that ends in .mp4 or .mkv")
         self._cleanup = ExitStack()
         try:
             file = self._cleanup.enter_context(path.open("wb"))
         except OSError as error:
             raise ConfigError(f"--out {path}: cannot be written: {error.strerror or error}") from None
-        form = "matroska" if path.suffix == ".mkv" else "mp4"
         self._container = self._cleanup.enter_context(av.open(file, "w", format=form))
         self._stream: Any = self._container.add_stream("libx264", rate=30, options={"crf": "12"})
         self._stream.time_base = self._stream.codec_context.time_base = _TIME_BASE

@@ -8,15 +8,19 @@ waits is kept as (B, T, H, W, C).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from vidtok_model.checks import check_clips, check_latents, check_sample
+from vidtok_model.layers import TimePad
 from vidtok_model.memory import Memory
 from vidtok_model.regularizers import Encoded, regularize
+from vidtok_model.resampling import TemporalUp
 
 if TYPE_CHECKING:
     from vidtok_model.tokenizer import VideoTokenizer
@@ -37,6 +41,7 @@ class _Stream:
             )
         self.memory = Memory()
         self.waiting_BTHWC: Tensor | None = None
+        self._config = tokenizer.config
         self._dtype = tokenizer.dtype
         self._network = network
         self._what = what
@@ -47,6 +52,16 @@ class _Stream:
     def has_begun(self) -> bool:
         """Whether anything went through the network."""
         return bool(self.memory.kept)
+
+    @contextmanager
+    def unharmed(self) -> Iterator[None]:
+        """Where the block fails, as for want of memory, the stream stands as it stood before it."""
+        before = dict(self.memory.kept), self.waiting_BTHWC, self._shape, self._is_finished
+        try:
+            yield
+        except BaseException:
+            self.memory.kept, self.waiting_BTHWC, self._shape, self._is_finished = before
+            raise
 
     def take(self, x_BCTHW: Tensor) -> Tensor:
         """What waited, and behind it what comes now; nothing waits then."""
@@ -71,30 +86,42 @@ class _Stream:
         return waiting_BTHWC
 
     def state_dict(self) -> dict[str, Tensor]:
-        state = {
-            _LAYER + name: self.memory.kept[layer]
-            for name, layer in self._network.named_modules()
-            if layer in self.memory.kept
-        }
+        state = {_LAYER + name: self.memory.kept[layer] for name, layer in self._layers() if layer in self.memory.kept}
         if self.waiting_BTHWC is not None:
             state["waiting"] = self.waiting_BTHWC
         state["shape"] = torch.tensor(self._shape or (), dtype=torch.int64)
         state["is_finished"] = torch.tensor(self._is_finished)
+        state["of"] = self._signature()
         return {name: value.clone() for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        layers = {_LAYER + name: layer for name, layer in self._network.named_modules()}
-        unknown = sorted(name for name in state if name not in {*layers, "waiting", "shape", "is_finished"})
-        lacking = sorted({"shape", "is_finished"} - set(state))
-        if unknown or lacking:
-            raise ValueError(f"not the state of such a stream: unknown {unknown[:5]}, lacking {lacking}")
+        if "of" not in state or not torch.equal(state["of"].cpu(), self._signature()):
+            raise ValueError(f"a state of another kind of stream or of another model than {self._config.name}")
+        layers = {_LAYER + name: layer for name, layer in self._layers()}
+        known = {*layers, "waiting", "shape", "is_finished", "of"}
+        kept = layers.keys() & state.keys()
+        lacking = {"shape", "is_finished"} - state.keys() | (layers.keys() - kept if kept else set())
+        if lacking or state.keys() - known:
+            lacks, has = sorted(lacking)[:5], sorted(state.keys() - known)[:5]
+            raise ValueError(f"no whole state of a stream: it lacks {lacks}, and has {has} besides")
         device = next(self._network.parameters()).device
-        here = {name: value.to(device, copy=True) for name, value in state.items()}
+        floats = {name: state[name].to(device, self._dtype, copy=True) for name in {*kept, "waiting"} & state.keys()}
         self.memory = Memory()
-        self.memory.kept = {layers[name]: value for name, value in here.items() if name in layers}
-        self.waiting_BTHWC = here.get("waiting")
-        self._shape = tuple(here["shape"].tolist()) or None
-        self._is_finished = bool(here["is_finished"])
+        self.memory.kept = {layers[name]: floats[name] for name in kept}
+        self.waiting_BTHWC = floats.get("waiting")
+        self._shape = tuple(state["shape"].tolist()) or None
+        self._is_finished = bool(state["is_finished"])
+
+    def _layers(self) -> list[tuple[str, nn.Module]]:
+        """Those that keep frames, by name."""
+        return [
+            (name, layer) for name, layer in self._network.named_modules() if isinstance(layer, TimePad | TemporalUp)
+        ]
+
+    def _signature(self) -> Tensor:
+        """What a state is of, as bytes: the model, and which half of it."""
+        of = json.dumps([self._what, self._config.to_dict()]).encode()
+        return torch.frombuffer(bytearray(of), dtype=torch.uint8)
 
 
 class StreamEncoder:
@@ -130,25 +157,27 @@ class StreamEncoder:
 
         Raises:
             ValueError: If the frames have another shape or dtype than a clip's, another B, H or W than those before,
-                or the stream is finished.
+                or the stream is finished. After that, or any other error, the stream stands as before.
         """
         check_clips(self._tokenizer.config, frames_BCTHW)
-        x_BTHWC = self._stream.take(frames_BCTHW)
-        factor = self._tokenizer.config.time_factor
-        rest = (x_BTHWC.shape[1] - (0 if self._stream.has_begun else 1)) % factor
-        if rest:
-            self._stream.waiting_BTHWC = x_BTHWC[:, -rest:].clone()
-            x_BTHWC = x_BTHWC[:, :-rest]
-        return self._encode(x_BTHWC) if x_BTHWC.shape[1] else None
+        with self._stream.unharmed():
+            x_BTHWC = self._stream.take(frames_BCTHW)
+            factor = self._tokenizer.config.time_factor
+            rest = (x_BTHWC.shape[1] - (0 if self._stream.has_begun else 1)) % factor
+            if rest:
+                self._stream.waiting_BTHWC = x_BTHWC[:, -rest:].clone()
+                x_BTHWC = x_BTHWC[:, :-rest]
+            return self._encode(x_BTHWC) if x_BTHWC.shape[1] else None
 
     @torch.no_grad()
     def finish(self) -> Encoded | None:
         """Ends the stream, its last frame repeated as needed; gives what is left, None where nothing is."""
-        x_BTHWC = self._stream.end()
-        if x_BTHWC is None:
-            return None
-        missing = self._tokenizer.config.time_factor - x_BTHWC.shape[1]
-        return self._encode(torch.cat([x_BTHWC, x_BTHWC[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1))
+        with self._stream.unharmed():
+            x_BTHWC = self._stream.end()
+            if x_BTHWC is None:
+                return None
+            missing = self._tokenizer.config.time_factor - x_BTHWC.shape[1]
+            return self._encode(torch.cat([x_BTHWC, x_BTHWC[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where the stream stands, as tensors by name: what layers keep, and frames that wait for others."""
@@ -193,27 +222,29 @@ class StreamDecoder:
 
         Raises:
             ValueError: If they have another shape or dtype, other B, H', W' than those before, or the stream is
-                finished.
+                finished. After that, or any other error, the stream stands as before.
         """
         if not latents.is_floating_point():
             latents = self._tokenizer.tokens_to_latents(latents)
         check_latents(self._tokenizer.config, latents)
-        x_BTHWC = self._stream.take(latents)
-        self._stream.waiting_BTHWC = x_BTHWC[:, -1:].clone()  # the look-ahead of those before, and itself not final
-        pieces = []
-        if not self._stream.has_begun and x_BTHWC.shape[1] > 1:
-            # The first latent is a chunk by itself, whatever came with it: what layers keep after it is special.
-            pieces.append(self._decode(x_BTHWC[:, :2], ahead=1))
-            x_BTHWC = x_BTHWC[:, 1:]
-        if x_BTHWC.shape[1] > 1:
-            pieces.append(self._decode(x_BTHWC, ahead=1))
+        with self._stream.unharmed():
+            x_BTHWC = self._stream.take(latents)
+            self._stream.waiting_BTHWC = x_BTHWC[:, -1:].clone()  # the look-ahead of those before, and itself not final
+            pieces = []
+            if not self._stream.has_begun and x_BTHWC.shape[1] > 1:
+                # The first latent is a chunk by itself, whatever came with it: what layers keep after it is special.
+                pieces.append(self._decode(x_BTHWC[:, :2], ahead=1))
+                x_BTHWC = x_BTHWC[:, 1:]
+            if x_BTHWC.shape[1] > 1:
+                pieces.append(self._decode(x_BTHWC, ahead=1))
         return torch.cat(pieces, dim=2) if pieces else None
 
     @torch.no_grad()
     def finish(self) -> Tensor | None:
         """Ends the stream; gives the last latent's frames, None where no latent came."""
-        x_BTHWC = self._stream.end()
-        return None if x_BTHWC is None else self._decode(x_BTHWC, ahead=0)
+        with self._stream.unharmed():
+            x_BTHWC = self._stream.end()
+            return None if x_BTHWC is None else self._decode(x_BTHWC, ahead=0)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where the stream stands, as tensors by name: what layers keep, and the latent that waits for the next."""

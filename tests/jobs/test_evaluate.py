@@ -221,6 +221,20 @@ def test_lpips_and_fvd(
     assert result.json["overall"]["fvd"] == pytest.approx(fvd.compute(), rel=1e-3)
 
 
+def test_a_video_that_breaks_off_counts_nowhere(
+    vidtok: Cli, checkpoints: dict[str, Path], networks: dict[str, Path], tmp_path: Path
+) -> None:
+    frames = np.random.default_rng(9).integers(0, 255, (80, 48, 48, 3), dtype=np.uint8)
+    whole = make_video(frames, fps=30, container="matroska")
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mkv").write_bytes(whole)
+    arguments = ("--data", tmp_path / "videos", "--checkpoint", checkpoints[CLIPS], "--fvd", networks["i3d"])
+    alone = evaluate(vidtok, tmp_path / "alone", *arguments).json["overall"]
+    (tmp_path / "videos" / "cut.mkv").write_bytes(whole[: 3 * len(whole) // 4])
+    beside = evaluate(vidtok, tmp_path / "beside", *arguments).json
+    assert list(beside["failures"]) == ["cut.mkv"] and beside["overall"] == alone and alone["fvd_clips"] == 5
+
+
 def test_what_is_not_taken_is_told_with_what_it_wants(
     vidtok: Cli, checkpoints: dict[str, Path], videos: Path, tmp_path: Path
 ) -> None:
@@ -240,12 +254,15 @@ def test_what_is_not_taken_is_told_with_what_it_wants(
 def test_refused(vidtok: Cli, checkpoints: dict[str, Path], videos: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
+    (tmp_path / "taken" / "index.html").mkdir(parents=True)
     checkpoint = ("--checkpoint", checkpoints[CLIPS], "--size", SIZE)
     for arguments, message in [
         (("--data", tmp_path / "empty", "--out", tmp_path / "x"), "nothing matches"),
         (("--data", tmp_path / "none", "--out", tmp_path / "x"), "none"),
         (("--data", videos / "none.mp4", "--out", tmp_path / "x"), "has figures: none.mp4: "),
         (("--data", videos, "--out", tmp_path / "file"), f"--out {tmp_path}/file: cannot be written: File exists"),
+        (("--data", videos, "--out", tmp_path / "taken"), f"--out {tmp_path}/taken: cannot be written: Is a directory"),
+        (("--data", videos, "--out", tmp_path / "x", "--size", 8), "11"),
     ]:
         done = vidtok("evaluate", *checkpoint, *arguments)
         assert done.code == 2 and message in done.err, done.err

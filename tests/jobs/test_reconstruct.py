@@ -149,6 +149,7 @@ def test_a_video_that_breaks_off(vidtok: Cli, checkpoints: dict[str, Path], tmp_
         ({"video": "text.mp4"}, "text.mp4: 23 bytes that no demuxer recognises"),
         ({"--out": "text.mp4", "video": "text.mp4"}, "is the video itself"),
         ({"--out": "/nowhere/x.mp4"}, "--out /nowhere/x.mp4: cannot be written: No such file"),
+        ({"--out": "out.webm"}, "--out out.webm: expected a name that ends in .mp4 or .mkv"),
         ({"--size": "20"}, "--size 20: vidtok_kl_causal_488_4chn takes multiples of 8"),
         ({"--checkpoint": "none.safetensors"}, "--checkpoint: "),
         ({"--checkpoint": "text.safetensors"}, "--checkpoint: "),
@@ -174,6 +175,12 @@ def test_refused(
     done = vidtok("reconstruct", video, *[word for option in options.items() for word in option])
     assert done.code == 2 and message in done.err, done.err
     assert not Path("out.mp4").exists()
+
+
+def test_fsq_has_no_samples(vidtok: Cli, checkpoints: dict[str, Path], short: Path, tmp_path: Path) -> None:
+    arguments = ("--checkpoint", checkpoints[STREAM], "--out", tmp_path / "out.mp4", "--size", 16, "--sample")
+    done = vidtok("reconstruct", short, *arguments)
+    assert done.code == 2 and f"--sample: {STREAM} is an FSQ model" in done.err
 
 
 MEASURED = """

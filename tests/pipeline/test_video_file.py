@@ -22,7 +22,7 @@ def source(
     """A video with a sound of rising pitch; each may begin at its own time."""
     sink = io.BytesIO()
     with av.open(sink, "w", format=container) as output:
-        picture = output.add_stream("mpeg4", rate=10)
+        picture = output.add_stream("libx264", rate=10, options={"bf": "0", "g": "12"})
         picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
         sound = output.add_stream(codec, rate=RATE, layout="mono")
         for number, pixels in enumerate(gradient_frames(round(seconds * 10))):
@@ -83,6 +83,26 @@ def test_sound_keeps_its_place_beside_the_frames(tmp_path: Path, video_from: flo
     expected = [(at - video_from, data) for at, data in theirs if at - video_from >= -1e-3]
     assert [data for _, data in ours] == [data for _, data in expected] and len(expected) > 20
     assert [at for at, _ in ours] == pytest.approx([at for at, _ in expected], abs=2e-3)
+
+
+@pytest.mark.parametrize("container", ["mpegts", "matroska"])
+def test_a_recording_that_begins_between_two_keys(tmp_path: Path, container: str) -> None:
+    """Its first frames cannot be decoded: what is heard with the first one that can is what comes with it."""
+    video = source("mp2", container, seconds=4.0)
+    cut = io.BytesIO()
+    with av.open(video) as whole, av.open(cut, "w", format=container) as output:
+        streams = {stream.index: output.add_stream_from_template(stream) for stream in whole.streams}
+        for packet in whole.demux():
+            if packet.size and packet.pts * packet.time_base >= 0.45:
+                packet.stream = streams[packet.stream.index]
+                output.mux(packet)
+    with av.open(io.BytesIO(cut.getvalue())) as opened:
+        first = next(opened.decode(video=0)).time
+        assert first > float(opened.streams.video[0].start_time * opened.streams.video[0].time_base) + 0.3
+    theirs = [(at, data) for at, data in packets(io.BytesIO(cut.getvalue())) if at >= first]
+    ours = packets(written(tmp_path / "out.mkv", io.BytesIO(cut.getvalue()), [0.0, 1.0, 2.0]))
+    assert [data for _, data in ours] == [data for _, data in theirs] and len(ours) > 20
+    assert [at for at, _ in ours] == pytest.approx([at - first for at, _ in theirs], abs=2e-3)
 
 
 def test_packets_lie_where_they_are_played(tmp_path: Path) -> None:

@@ -219,5 +219,65 @@ def test_refusals() -> None:
         tokenizer.stream_decoder().push(torch.zeros(1, 4, 1, 4, 4))
     with pytest.raises(ValueError, match="tokens lie between 0 and 512"):
         tokenizer.stream_decoder().push(torch.tensor([0, 512]).reshape(1, 1, 1, 2))
-    with pytest.raises(ValueError, match=r"not the state of such a stream: unknown \['layers.x'\]"):
-        tokenizer.stream_encoder().load_state_dict({**stream.state_dict(), "layers.x": torch.zeros(1)})
+
+
+def test_states_that_are_not_this_streams() -> None:
+    tokenizer, other = tiny_tokenizer(TINY_MODELS[1]), tiny_tokenizer(TINY_MODELS[4])
+    stream = tokenizer.stream_encoder()
+    stream.push(golden_clip("state", (1, 3, 9, 8, 8)))
+    state = stream.state_dict()
+    layer = next(name for name in state if name.startswith("layers."))
+    for wrong, message in [
+        ({name: value for name, value in state.items() if name != layer}, rf"it lacks \['{layer}'\]"),
+        ({name: value for name, value in state.items() if name != "shape"}, r"it lacks \['shape'\]"),
+        (state | {"layers.x": torch.zeros(1)}, r"has \['layers.x'\] besides"),
+        ({}, "of another kind of stream or of another model than tiny_kl_4"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            tokenizer.stream_encoder().load_state_dict(wrong)
+    for stranger in (tokenizer.stream_decoder(), other.stream_encoder()):
+        with pytest.raises(ValueError, match="of another kind of stream or of another model"):
+            stranger.load_state_dict(state)
+
+
+def test_a_state_goes_over_to_another_dtype() -> None:
+    tokenizer = tiny_tokenizer(TINY_MODELS[1])
+    stream = tokenizer.stream_encoder()
+    stream.push(golden_clip("dtype", (1, 3, 7, 8, 8)))
+    with torch.inference_mode(False):
+        half = VideoTokenizer(TINY_MODELS[1]).to(torch.bfloat16)
+    half.load_state_dict({name: value.to(torch.bfloat16) for name, value in tokenizer.state_dict().items()})
+    moved_to = half.stream_encoder()
+    moved_to.load_state_dict(stream.state_dict())
+    more = golden_clip("more", (1, 3, 6, 8, 8))
+    expected, got = stream.push(more).mean, moved_to.push(more).mean
+    assert float((expected - got).abs().max()) < 0.1 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("what", ["push", "finish"])
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_a_failure_leaves_the_stream_as_it_was(monkeypatch: pytest.MonkeyPatch, what: str, half: str) -> None:
+    """As when memory is short: what is pushed again, or in smaller pieces, goes on as if nothing had been."""
+    tokenizer = tiny_tokenizer(TINY_MODELS[1])
+    channels, side = (3, 8) if half == "encoder" else (3, 4)
+    pieces = golden_clip("failure", (1, channels, 15, side, side)).split([2, 6, 7], dim=2)
+    open_stream = tokenizer.stream_encoder if half == "encoder" else tokenizer.stream_decoder
+    expected = pushed(open_stream(), list(pieces))
+    stream = open_stream()
+    got = [stream.push(piece) for piece in pieces[: 2 if what == "push" else 3]]
+    network = getattr(tokenizer, half)
+    with monkeypatch.context() as patch:
+        whole = type(network.mid).forward
+
+        def short_of_memory(self: torch.nn.Module, *arguments: object) -> None:
+            whole(self, *arguments)  # whose layers have kept what they saw by then
+            raise torch.OutOfMemoryError("injected")
+
+        patch.setattr(type(network.mid), "forward", short_of_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            stream.push(pieces[2]) if what == "push" else stream.finish()
+    if what == "push":
+        got.append(stream.push(pieces[2]))
+    got.append(stream.finish())
+    for one, other in zip([out for out in got if out is not None], expected, strict=True):
+        assert torch.equal(getattr(one, "latents", one), getattr(other, "latents", other))
