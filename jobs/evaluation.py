@@ -54,13 +54,13 @@ class Evaluation:
 
     Attributes:
         scores: of each video.
-        failures: why others have none, by their names.
+        failures: the names of others, and why they have none.
         fvd: over all clips, once all videos are through, or None.
         fvd_clips: how many clips it is over.
     """
 
     scores: list[VideoScore] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: list[tuple[str, str]] = field(default_factory=list)
     fvd: float | None = None
     fvd_clips: int = 0
 
@@ -123,7 +123,7 @@ class Evaluator:
         options = DecodeOptions(nearest_fps=fps, size=None, threads=threads)
         for video, frames in decoder.decode(videos, options):
             ref = video.ref
-            name = ref.key if ref.source_shard == "." else f"{ref.source_shard}: {ref.key}"
+            name = ": ".join(part for part in (ref.source_shard, ref.key) if part not in ("", "."))
             try:
                 if video.reject is not None:
                     raise SampleError(video.reject.stage, video.reject.error, video.reject.message)
@@ -133,7 +133,7 @@ class Evaluator:
                 for of_clip in features:  # only of a video that went well to its end
                     self._fvd.update(*of_clip)
             except SampleError as error:
-                evaluation.failures[name] = str(error)
+                evaluation.failures.append((name, str(error)))
             evaluation.fvd_clips = self._fvd.reference.count
             yield evaluation
         if evaluation.fvd_clips > 1:

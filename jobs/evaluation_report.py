@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -83,7 +84,7 @@ def _plain(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[str, Any]:
             }
             for score in evaluation.scores
         ],
-        "failures": evaluation.failures,
+        "failures": [{"video": name, "reason": reason} for name, reason in evaluation.failures],
     }
 
 
@@ -91,6 +92,7 @@ def _page(evaluation: Evaluation, about: Mapping[str, Any]) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("evaluation.html.j2")
     metrics = list(evaluation.scores[0].means)
+    pictured = [score for score in evaluation.scores if score.pictures]
     rows = [
         [score.name, score.num_frames, _num_clips(score), *(_text(name, score.means[name]) for name in metrics)]
         for score in evaluation.scores
@@ -101,11 +103,10 @@ def _page(evaluation: Evaluation, about: Mapping[str, Any]) -> str:
         columns=["video", "frames", "clips", *(_TITLES[name] for name in metrics)],
         rows=rows,
         failures=evaluation.failures,
-        plots=[_by_video(evaluation.scores), _by_frame(evaluation.scores)],
+        plots=[_by_video(evaluation.scores), *([_by_frame(pictured)] if pictured else [])],
         pictured=[
             {"name": score.name, "psnr": _text("psnr", score.means["psnr"]), "picture": _picture(score.pictures)}
-            for score in evaluation.scores
-            if score.pictures
+            for score in pictured
         ],
     )
 
@@ -154,8 +155,7 @@ def _by_frame(scores: Sequence[VideoScore]) -> str:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots()
     for score in scores:
-        if score.pictures:
-            axes.plot(score.frame_psnrs, linewidth=1, label=_shortened(score.name))
+        axes.plot(score.frame_psnrs, linewidth=1, label=_shortened(score.name))
     axes.set_xlabel("frame")
     axes.set_ylabel(_TITLES["psnr"])
     axes.legend(fontsize="x-small")
@@ -170,6 +170,9 @@ def _shortened(name: str) -> str:
 
 def _svg(figure: Figure) -> str:
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():
+        # Names in letters that its font lacks; the browser draws them all in the table.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(file, format="svg", metadata={"Date": None})
     written = file.getvalue()
     return written[written.index("<svg") :]  # without what a file begins with, which a page may not hold

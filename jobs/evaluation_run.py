@@ -114,11 +114,11 @@ def _evaluated(
                 figures = ", ".join(f"{name} {value:.3f}" for name, value in score.means.items())
                 console.print(f"{score.name}: {score.num_frames} frames, {figures}", markup=False, soft_wrap=True)
             else:
-                name = list(evaluation.failures)[-1]
-                console.print(f"[red]{escape(name)}[/]: {escape(evaluation.failures[name])}", soft_wrap=True)
+                name, reason = evaluation.failures[-1]
+                console.print(f"[red]{escape(name)}[/]: {escape(reason)}", soft_wrap=True)
             num_told = len(evaluation.scores)
     if not evaluation.scores:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in evaluation.failures.items())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in evaluation.failures)
         raise SampleError("decode", "unreadable", f"no video of {settings.data} has figures: {reasons[:500]}")
     return evaluation
 

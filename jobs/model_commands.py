@@ -96,6 +96,7 @@ def reconstruct(
     target: Annotated[Path, typer.Option("--out", help="The video to write: MP4, or Matroska where it ends in .mkv.")],
     model: Model = None,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="The original to the left.")] = False,
+    sound: Annotated[bool, typer.Option("--sound/--no-sound", help="Whether its sound goes along.")] = True,
     size: Annotated[int, typer.Option(min=1, help="Pixels of the shorter side.")] = 256,
     crop: Annotated[Crop, typer.Option(help="As in a job file.")] = Crop.KEEP,
     fps: Annotated[float | None, typer.Option(min=0.001, help="Frames a second; by default all there are.")] = None,
@@ -105,7 +106,7 @@ def reconstruct(
     endpoint_url: EndpointUrl = None,
     anon: Anon = False,
 ) -> None:
-    """Send a video through a model and back, and write what comes of it, its sound unchanged."""
+    """Send a video through a model and back, and write what comes of it, its sound as it is."""
     from jobs.reconstruction import reconstruct_video  # PyTorch takes a second to import
     from pipeline.decoding.options import DecodeOptions
 
@@ -120,7 +121,14 @@ def reconstruct(
         threads=os.cpu_count() or 1,
     )
     done = reconstruct_video(
-        video, target, tokenizer, decode, side_by_side=side_by_side, sample=sample, options=options
+        video,
+        target,
+        tokenizer,
+        decode,
+        side_by_side=side_by_side,
+        with_sound=sound,
+        sample=sample,
+        options=options,
     )
     console = Console(emoji=False)
     console.print(
@@ -178,7 +186,10 @@ def evaluate(
     endpoint_url: EndpointUrl = None,
     anon: Anon = False,
 ) -> None:
-    """Judge a model on videos: PSNR, SSIM, LPIPS, FVD, as the published figures are taken, and a page to look at."""
+    """Judge a model on videos: PSNR, SSIM, LPIPS, FVD, as the published figures are taken, and a page to look at.
+
+    Videos that cannot be decoded to their end are told of, and count nowhere.
+    """
     for package in ("jinja2", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"the page needs {package}: pip install 'vidtok-pipeline[report]'")

@@ -44,6 +44,7 @@ def reconstruct_video(
     decode: DecodeOptions,
     *,
     side_by_side: bool = False,
+    with_sound: bool = True,
     sample: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Reconstruction:
@@ -55,6 +56,7 @@ def reconstruct_video(
         tokenizer: the model.
         decode: which frames, and how they are to look.
         side_by_side: whether each frame's original stands to its left.
+        with_sound: whether its sound goes along.
         sample: whether to decode a sample of a KL model's distribution, not its mean.
         options: how to reach the video's store.
 
@@ -80,7 +82,7 @@ def reconstruct_video(
         if first is None:
             problem = problems[0]
             raise SampleError(problem.stage, problem.error, f"{redact_url(url)}: {problem.message}")
-        with VideoWriter(target, sound=sound) as writer:
+        with VideoWriter(target, sound=sound if with_sound else None) as writer:
             for frame, pixels_HWC in chain([first], pairs):
                 error = np.mean(np.square(pixels_HWC.astype(np.float32) - frame.pixels_HWC)) / 255**2
                 psnrs.append(-10 * float(np.log10(error + 1e-8)))

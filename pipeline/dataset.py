@@ -171,16 +171,20 @@ class Dataset:
         """
         for path in self.parts():
             with opened_parquet(self.store.read(path)) as file:
-                ids = file.read(columns=["id"], use_threads=False).column("id").to_pylist()
-                if row_id in ids:
-                    return _with_its_stream(file.read(use_threads=False), ids.index(row_id))
+                for group in range(file.num_row_groups):
+                    ids = file.read_row_group(group, columns=["id"], use_threads=False).column("id").to_pylist()
+                    if row_id not in ids:
+                        continue
+                    if SEGMENT_COLUMN not in file.schema_arrow.names:
+                        return file.read_row_group(group, use_threads=False).slice(ids.index(row_id), 1), 0
+                    return self._with_its_stream(path, file.read(use_threads=False), row_id)
         raise ConfigError(f"{self.store.root}: no committed row has the id {row_id!r}")
 
-
-def _with_its_stream(rows: pa.Table, number: int) -> tuple[pa.Table, int]:
-    if SEGMENT_COLUMN not in rows.column_names:
-        return rows.slice(number, 1), 0
-    # A video's rows stand in one part, in order.
-    place = rows[SEGMENT_COLUMN][number].as_py()
-    goes_on = number + 1 < len(rows) and rows[SEGMENT_COLUMN][number + 1].as_py() == place + 1
-    return rows.slice(number - place, place + (2 if goes_on else 1)), place
+    def _with_its_stream(self, path: str, rows: pa.Table, row_id: str) -> tuple[pa.Table, int]:
+        number = rows.column("id").to_pylist().index(row_id)  # a video's rows stand in one part, in order
+        segments: list[Any] = rows.column(SEGMENT_COLUMN).to_pylist()
+        place = segments[number]
+        if segments[max(0, number - place) : number + 1] != list(range(place + 1)):
+            raise ConfigError(f"{self.store.root}/{path}: row {row_id!r}: the segments before it are not all there")
+        goes_on = segments[number + 1 : number + 2] == [place + 1]
+        return rows.slice(number - place, place + (2 if goes_on else 1)), place

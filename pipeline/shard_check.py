@@ -14,6 +14,7 @@ from pipeline.dataset import Dataset
 from pipeline.errors import VidtokError
 from pipeline.parts import StoredPart, describe_part, holds_rejects, read_table
 from pipeline.records import Position, Shard
+from pipeline.rows import SEGMENT_COLUMN
 from vidtok_model import TokenizerConfig
 
 __all__ = ["ShardCheck"]
@@ -134,6 +135,8 @@ class ShardCheck:
         self.ids += table.column("id").chunks
         grid = np.prod([table.column(axis).to_numpy().astype(np.int64) for axis in _GRID], axis=0)
         ids = [str(row_id) for row_id in table.column("id").to_pylist()]
+        if SEGMENT_COLUMN in table.column_names:
+            self._check_segments(name, ids, table)
         if self._model.is_discrete:
             self._check_sizes(name, ids, "tokens", pc.list_value_length(table.column("tokens")), grid)
             self._check_codes(name, ids, table.column("tokens"))
@@ -146,6 +149,15 @@ class ShardCheck:
                 if buffer is not None and buffer.size % 2 == 0:
                     bad = int((~np.isfinite(np.frombuffer(buffer, "<f2"))).sum())
                     self._compare(f"{name}: row {row_id}: {column} that are not finite", bad, 0)
+
+    def _check_segments(self, name: str, ids: list[str], table: pa.Table) -> None:
+        """A video's rows are in order, and so are the segments of each of its streams, which begin at 0."""
+        clips, segments = (table.column(column).to_pylist() for column in ("clip_index", SEGMENT_COLUMN))
+        for row_id, clip, before, segment in zip(ids, clips, [None, *segments], segments, strict=False):
+            expected = [0] if clip == 0 or before is None else [0, before + 1]
+            if segment not in expected:
+                wanted = " or ".join(map(str, expected))
+                self.problems.append(f"{name}: row {row_id}: {SEGMENT_COLUMN}: found {segment}, expected {wanted}")
 
     def _check_sizes(self, name: str, ids: list[str], column: str, found: Any, expected: Any) -> None:
         for row_id, size, wanted in zip(ids, found.to_pylist(), expected.tolist(), strict=True):

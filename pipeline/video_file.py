@@ -1,5 +1,8 @@
 """Video files that we write: H.264 frames at their own times, and a source's sound as it is."""
 
+import errno
+import os
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -76,7 +79,7 @@ class VideoWriter:
     """Writes a video frame by frame, so that its length costs no memory."""
 
     def __init__(self, path: Path, *, sound: Sound | None = None) -> None:
-        """Begins a file, which is replaced where it exists.
+        """Begins a file. What stands there under its name stays until the new one is whole.
 
         Args:
             path: a local file, in MP4; in Matroska where its name ends in .mkv.
@@ -88,9 +91,12 @@ class VideoWriter:
         form = _FORMS.get(path.suffix.lower())
         if form is None:
             raise ConfigError(f"--out {path}: expected a name that ends in .mp4 or .mkv")
+        self._path, self._written = path, path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         self._cleanup = ExitStack()
         try:
-            file = self._cleanup.enter_context(path.open("wb"))
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            file = self._cleanup.enter_context(self._written.open("wb"))
         except OSError as error:
             raise ConfigError(f"--out {path}: cannot be written: {error.strerror or error}") from None
         self._container = self._cleanup.enter_context(av.open(file, "w", format=form))
@@ -102,8 +108,9 @@ class VideoWriter:
                 self._sound_stream = self._container.add_stream_from_template(sound.stream)
             except ValueError as error:
                 self._cleanup.close()
-                hint = "; a file whose name ends in .mkv holds more kinds of sound" if form == "mp4" else ""
-                raise ConfigError(f"--out {path}: {error}{hint}") from None
+                self._written.unlink()
+                more = "a file whose name ends in .mkv holds more kinds of sound, " if form == "mp4" else ""
+                raise ConfigError(f"--out {path}: {error}; {more}--no-sound leaves it out") from None
             self._sound = sound.packets()
         self._next_sound = next(self._sound, None)
         self._shape: tuple[int, ...] | None = None
@@ -140,11 +147,16 @@ class VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Writes what is left, unless the block failed, and closes the file."""
-        with self._cleanup:
-            if kind is None and self._shape is not None:
-                self._mux(self._stream.encode())
-                self._write_sound(until=None)
+        """Writes what is left and gives the file its name; where the block failed, nothing is left of it."""
+        try:
+            with self._cleanup:
+                if kind is None and self._shape is not None:
+                    self._mux(self._stream.encode())
+                    self._write_sound(until=None)
+            if kind is None:
+                os.replace(self._written, self._path)
+        finally:
+            self._written.unlink(missing_ok=True)
 
 
 def write_video(path: Path, frames_THWC: Frames, frame_seconds: npt.NDArray[np.float64]) -> None:

@@ -137,7 +137,7 @@ def check_weights(found: Mapping[str, Any], expected: Mapping[str, Tensor], what
 
 def _problems(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> list[str]:
     wrong = [
-        f"{key} is {_describe(found[key])}, expected {_describe(tensor)}"
+        f"{key} is {_odd_form(found[key]) or _describe(found[key])}, expected {_describe(tensor)}"
         for key, tensor in expected.items()
         if key in found and not _fits(found[key], tensor)
     ]
@@ -150,7 +150,16 @@ def _problems(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> list[
 
 
 def _fits(value: object, expected: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.shape == expected.shape
+    if not isinstance(value, Tensor) or _odd_form(value):
+        return False
+    return value.is_floating_point() and value.shape == expected.shape
+
+
+def _odd_form(value: object) -> str:
+    """What kind of tensor it is, if it is one that holds no plain values."""
+    if not isinstance(value, Tensor) or (value.layout is torch.strided and not value.is_meta):
+        return ""
+    return "a tensor without values" if value.is_meta else f"a tensor in the form {value.layout}"
 
 
 def _describe(value: object) -> str:

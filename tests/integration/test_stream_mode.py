@@ -1,7 +1,9 @@
 """`clips.mode: stream`: a video's rows are segments of one stream, and join to the whole video's latents."""
 
+import hashlib
 import io
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -19,7 +22,9 @@ from pipeline.decoding.frames import decode_frames
 from pipeline.encode import frames_to_clips
 from pipeline.errors import ConfigError
 from pipeline.job import run_job
+from pipeline.parts import FOOTER_KEY, opened_parquet, table_bytes
 from pipeline.reconstruct import clips_to_frames, decode_row, decode_stream, load_decoder
+from pipeline.shard_log import commit_path
 from pipeline.verify import verify_dataset
 from pipeline.video_file import write_video
 from tests.jobs_for_tests import dataset_rows, job, merge, pack_real_clips, real_clips, store_of
@@ -160,6 +165,29 @@ def test_each_scene_is_a_stream(tmp_path: Path) -> None:
         found, at = dataset.find_stream(rows[number]["id"])
         assert (len(found), at) == (length, place) and found["id"][place].as_py() == rows[number]["id"]
     assert not verify_dataset(dataset, deep=True).problems
+    (path,) = dataset.parts()
+    with opened_parquet(dataset.store.read(path)) as file:
+        table, footer = file.read(), json.loads(file.metadata.metadata[FOOTER_KEY])
+    column = table.column_names.index("segment_index")
+    table = table.set_column(column, "segment_index", pa.array([0, 2, 1, 1, 1], pa.int32()))
+    damaged = table_bytes(table, footer)
+    dataset.store.put(path, damaged)
+    # As if it had been written so: only its rows tell.
+    (commit,) = dataset.commits()
+    commit["parts"][0] |= {"size_bytes": len(damaged), "sha256": hashlib.sha256(damaged).hexdigest()}
+    dataset.store.put(commit_path(commit["shard_id"]), json.dumps(commit).encode())
+    for snapshot in list(dataset.store.list("_snapshots")):
+        dataset.store.delete(snapshot.path)
+    problems = [problem for problem in verify_dataset(dataset).problems if "segment_index" in problem]
+    assert [problem.partition("segment_index: ")[2] for problem in problems] == [
+        "found 2, expected 0 or 1",
+        "found 1, expected 0 or 3",
+        "found 1, expected 0 or 2",
+        "found 1, expected 0 or 2",
+    ]
+    for number in (1, 2):
+        with pytest.raises(ConfigError, match="the segments before it are not all there"):
+            dataset.find_stream(rows[number]["id"])
 
 
 def test_a_tail_that_is_dropped_and_a_still(tmp_path: Path) -> None:

@@ -117,8 +117,8 @@ def test_figures_of_clips(vidtok: Cli, checkpoints: dict[str, Path], videos: Pat
     assert [(row["video"], float(row["psnr"])) for row in result.csv] == [
         (video["video"], pytest.approx(video["psnr"], abs=1e-6)) for video in result.json["videos"]
     ]
-    (failed,) = result.json["failures"].items()
-    assert failed[0] == "none.mp4" and "no demuxer" in failed[1]
+    (failed,) = result.json["failures"]
+    assert failed["video"] == "none.mp4" and "no demuxer" in failed["reason"]
 
 
 def test_figures_of_streams(vidtok: Cli, checkpoints: dict[str, Path], videos: Path, tmp_path: Path) -> None:
@@ -232,7 +232,11 @@ def test_a_video_that_breaks_off_counts_nowhere(
     alone = evaluate(vidtok, tmp_path / "alone", *arguments).json["overall"]
     (tmp_path / "videos" / "cut.mkv").write_bytes(whole[: 3 * len(whole) // 4])
     beside = evaluate(vidtok, tmp_path / "beside", *arguments).json
-    assert list(beside["failures"]) == ["cut.mkv"] and beside["overall"] == alone and alone["fvd_clips"] == 5
+    assert (
+        [failure["video"] for failure in beside["failures"]] == ["cut.mkv"]
+        and beside["overall"] == alone
+        and alone["fvd_clips"] == 5
+    )
 
 
 def test_what_is_not_taken_is_told_with_what_it_wants(
@@ -303,7 +307,7 @@ def assert_opens(browser: Any, page: Path, *, pictures: int, rows: int) -> Any:
 def test_the_page(vidtok: Cli, checkpoints: dict[str, Path], tmp_path: Path, browser: Any) -> None:
     """Also of videos whose names are no HTML, and of more than there are pictures of."""
     (tmp_path / "videos").mkdir()
-    for name in (HOSTILE.replace("/", "%"), "b", "c"):
+    for name in (HOSTILE.replace("/", "%"), "b", "\u6f22\u5b57"):
         (tmp_path / "videos" / f"{name}.mp4").write_bytes(make_video(gradient_frames(20), fps=30))
     (tmp_path / "videos" / "broken.mp4").touch()
     data = ("--data", tmp_path / "videos", "--checkpoint", checkpoints[CLIPS], "--pictures", 2)

@@ -122,7 +122,21 @@ def test_sound_that_a_container_does_not_hold(tmp_path: Path) -> None:
     video = source("tta", "matroska")
     with pytest.raises(ConfigError, match=r"--out .*out\.mp4: 'mp4' format does not support 'tta' codec; .*\.mkv"):
         written(tmp_path / "out.mp4", video, [0.0])
+    assert list(tmp_path.iterdir()) == []
     assert packets(written(tmp_path / "out.mkv", io.BytesIO(video.getvalue()), [0.0, 1.0]))
+
+
+def test_what_stands_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    target.write_bytes(b"precious")
+    with pytest.raises(ConfigError, match="tta"):
+        written(target, source("tta", "matroska"), [0.0])
+    with pytest.raises(RuntimeError, match="the power fails"), VideoWriter(target) as writer:
+        writer.write(np.zeros((16, 16, 3), np.uint8), 0.0)
+        raise RuntimeError("the power fails")
+    assert target.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [target]
+    write_video(target, gradient_frames(3), np.arange(3.0))
+    assert len(frame_times(target)) == 3 and list(tmp_path.iterdir()) == [target]
 
 
 def test_no_sound_and_no_video(tmp_path: Path) -> None:

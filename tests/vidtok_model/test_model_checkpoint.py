@@ -81,6 +81,15 @@ def test_all_that_is_wrong_is_listed_at_once(state, tmp_path):
     assert "encoder.mid.attn_1.q.conv.bias is a str" in message
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(lambda weight: weight.to("meta"), "without values"), (torch.Tensor.to_sparse, "sparse_coo")]
+)
+def test_weights_without_values(state, tmp_path, spoil, said):
+    state[WEIGHT] = spoil(state[WEIGHT])
+    with pytest.raises(ValueError, match=rf"{WEIGHT} is a tensor .*{said}"):
+        load_tokenizer(TINY_FSQ, save({"state_dict": state}, tmp_path / "odd.ckpt"))
+
+
 def test_another_kind_of_model_doesnt_fit(state, tmp_path):
     with pytest.raises(ValueError, match=r"conv_out\.conv\.weight is float 3x8x3x3x3, expected float 6x8x3x3x3"):
         load_tokenizer(TINY_KL, save(state, tmp_path / "weights.safetensors"))
