@@ -19,10 +19,18 @@ from rich.markup import escape
 
 from jobs.bench.commands import bench
 from jobs.display import ProgressDisplay
-from jobs.model_commands import convert, evaluate, models, reconstruct
+from jobs.model_commands import convert, evaluate, models, reconstruct, train
 from jobs.options import Anon, Assignments, EndpointUrl, Verbose
 from pipeline.config import RANDOM_CHECKPOINT, JobConfig
-from pipeline.errors import ConfigError, ErrorBudgetExceeded, ShardError, Stopped, VidtokError, WorkerUnfit
+from pipeline.errors import (
+    ConfigError,
+    ErrorBudgetExceeded,
+    ShardError,
+    Stopped,
+    TrainingFailed,
+    VidtokError,
+    WorkerUnfit,
+)
 from pipeline.job_file import load_job
 from pipeline.secrets import RedactingFormatter, redact
 from pipeline.stopping import stop_on_sigterm
@@ -221,6 +229,7 @@ app.command()(models)
 app.command()(convert)
 app.command()(reconstruct)
 app.command()(evaluate)
+app.command()(train)
 app.add_typer(bench, name="bench")
 
 
@@ -242,7 +251,7 @@ def main() -> None:
     except VidtokError as error:
         err.print("[bold red]error[/]", end=" ")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        is_bad_config = not isinstance(error, (ShardError, WorkerUnfit, ErrorBudgetExceeded))
+        is_bad_config = not isinstance(error, (ShardError, WorkerUnfit, ErrorBudgetExceeded, TrainingFailed))
         sys.exit(EXIT_BAD_CONFIG if is_bad_config else EXIT_SHARD_FAILED)
 
 

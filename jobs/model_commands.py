@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.display import human_bytes
-from jobs.options import Anon, EndpointUrl
+from jobs.options import Anon, Assignments, EndpointUrl
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.checkpoints import Weights
     from vidtok_model import TokenizerConfig, VideoTokenizer
 
-__all__ = ["convert", "evaluate", "models", "reconstruct"]
+__all__ = ["convert", "evaluate", "models", "reconstruct", "train"]
 
 
 class Crop(StrEnum):
@@ -211,3 +211,19 @@ def evaluate(
         dtype=dtype.value,
     )
     run_evaluation(Console(emoji=False), settings, tokenizer, weights, options)
+
+
+def train(
+    job: Annotated[Path, typer.Argument(help="The training job file (YAML).")],
+    assignments: Assignments = None,
+) -> None:
+    """Train one stage of a model, or go on with one that stopped."""
+    for package in ("tensorboard",):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"training needs {package}: pip install 'vidtok-pipeline[train]'")
+    from jobs.train import run_training
+    from jobs.train_config import TrainingJob
+    from pipeline.job_file import load_file
+
+    model = run_training(load_file(job, assignments or [], TrainingJob))
+    Console(emoji=False).print(f"The model is {model}", markup=False, soft_wrap=True)

@@ -33,15 +33,17 @@ def fingerprint(plan: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plan, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def plan_difference(standing: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+def plan_difference(
+    standing: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "", *, holder: str = "the dataset"
+) -> list[str]:
     """One line for each value in which two plans differ."""
     lines: list[str] = []
     for key in sorted(standing.keys() | wanted.keys()):
         left, right = standing.get(key), wanted.get(key)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
-            lines += plan_difference(left, right, f"{prefix}{key}.")
+            lines += plan_difference(left, right, f"{prefix}{key}.", holder=holder)
         elif left != right:
-            lines.append(f"{prefix}{key}: the dataset has {left!r}, the job wants {right!r}")
+            lines.append(f"{prefix}{key}: {holder} has {left!r}, the job wants {right!r}")
     return lines
 
 

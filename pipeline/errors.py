@@ -13,6 +13,7 @@ __all__ = [
     "ShardError",
     "Stopped",
     "StorageError",
+    "TrainingFailed",
     "VidtokError",
     "WorkerUnfit",
 ]
@@ -83,6 +84,10 @@ class ErrorBudgetExceeded(VidtokError):
 
 class WorkerUnfit(VidtokError):
     """This worker does not compute what it should. It is taken out before it writes; others do its shards."""
+
+
+class TrainingFailed(VidtokError):
+    """Workers of a training failed as often as they may. Its last saved state stands, and the same command goes on."""
 
 
 class Stopped(VidtokError):

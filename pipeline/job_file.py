@@ -1,28 +1,37 @@
 """Reading a job file: YAML and assignments to a checked JobConfig, with every problem in one error."""
 
+import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError
 
-__all__ = ["load_job", "parse_job"]
+__all__ = ["load_file", "load_job", "parse_job"]
+
+T = TypeVar("T", bound=BaseModel)
 
 # PyYAML raises ValueError for 2024-13-45 (no date), and RecursionError for a thousand brackets.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def load_job(path: str | Path, assignments: Iterable[str] = ()) -> JobConfig:
-    """Reads a job file.
+    """Reads the job file of a dataset; see `load_file`."""
+    return load_file(path, assignments, JobConfig)
+
+
+def load_file(path: str | Path, assignments: Iterable[str], kind: type[T]) -> T:
+    """Reads a job file of any kind.
 
     Args:
         path: a local YAML file.
         assignments: `key.sub=value` each, applied over the file; the value is read as YAML.
+        kind: what the file says.
 
     Raises:
         ConfigError: the file cannot be read, or does not say a job; all problems at once.
@@ -37,19 +46,23 @@ def load_job(path: str | Path, assignments: Iterable[str] = ()) -> JobConfig:
         raise ConfigError(f"{path}: expected a mapping with input, output and model, found {type(raw).__name__}")
     for assignment in assignments:
         _assign(raw, assignment)
-    return parse_job(raw)
+    return _parsed(raw, kind)
 
 
 def parse_job(raw: Mapping[str, Any]) -> JobConfig:
-    """Checks a job given as plain values.
+    """Checks the job of a dataset given as plain values.
 
     Raises:
         ConfigError: with one line for each problem.
     """
+    return _parsed(raw, JobConfig)
+
+
+def _parsed(raw: Mapping[str, Any], kind: type[T]) -> T:
     try:
-        return JobConfig.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError([_explain(problem) for problem in error.errors()]) from None
+        raise ConfigError([_explain(problem, kind) for problem in error.errors()]) from None
 
 
 def _assign(raw: dict[str, Any], assignment: str) -> None:
@@ -71,10 +84,10 @@ def _assign(raw: dict[str, Any], assignment: str) -> None:
         raise ConfigError(f"--set {assignment}: {value!r} is not a YAML value") from None
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, kind: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        known = _keys_beside(problem["loc"])
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _keys_beside(problem["loc"], kind)
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         return f"{key}: there is no such key" + (f"; did you mean {near[0]}?" if near else f" (there are {known})")
     if problem["type"] == "missing":
@@ -85,11 +98,19 @@ def _explain(problem: Any) -> str:
     return f"{key}: {message} (found {problem['input']!r})"
 
 
-def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
-    section: Any = JobConfig
+def _keys_beside(location: tuple[str | int, ...], kind: type[BaseModel]) -> list[str]:
+    section: Any = kind
     for part in location[:-1]:
-        field = section.model_fields.get(part)
+        field = _fields(section).get(part)
         if field is None:
             return []
-        section = field.annotation
-    return list(section.model_fields)
+        # Of a section that may be null, the section.
+        section = next((one for one in (field, *get_args(field)) if _fields(one)), None)
+    return list(_fields(section))
+
+
+def _fields(section: Any) -> dict[Any, Any]:
+    """The keys of a section, a model or a dataclass, and their types."""
+    if hasattr(section, "model_fields"):
+        return {name: field.annotation for name, field in section.model_fields.items()}
+    return get_type_hints(section) if dataclasses.is_dataclass(section) else {}

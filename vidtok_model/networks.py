@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vidtok_model.config import TokenizerConfig
 from vidtok_model.layers import (
@@ -75,6 +77,7 @@ class Encoder(nn.Module):
             self.down.append(Level([*spatial], down=smaller))
             self.down_temporal.append(Level([*temporal], down=fewer))
         self.mid = Middle(config, widths[-1])
+        self.checkpoints_activations = False  # of its levels, in training: computed again, not kept
         self.norm_out = ChannelNorm(widths[-1])
         out_channels = config.latent_channels * (1 if config.is_discrete else 2)
         self.conv_out = time_conv(widths[-1], out_channels, _KERNEL, padding)
@@ -88,7 +91,7 @@ class Encoder(nn.Module):
         """
         x_BTHWC = convolve(self.conv_in, frames_BTHWC, memory)
         for spatial, temporal in zip(self.down, self.down_temporal, strict=True):
-            x_BTHWC = _run_level(x_BTHWC, spatial, temporal, memory)
+            x_BTHWC = _run(self.checkpoints_activations, x_BTHWC, spatial, temporal, memory)
         x_BTHWC = self.mid(x_BTHWC, memory)
         return convolve(self.conv_out, swish(self.norm_out(x_BTHWC)), memory)
 
@@ -102,6 +105,7 @@ class Decoder(nn.Module):
         widths = [config.base_channels * multiplier for multiplier in config.channel_multipliers]
         self.conv_in = time_conv(config.latent_channels, widths[-1], _KERNEL, padding)
         self.mid = Middle(config, widths[-1])
+        self.checkpoints_activations = False  # as the encoder's
         self.up = nn.ModuleList()
         self.up_temporal = nn.ModuleList()
         # A latent meets the deepest level first; level i stands at place i of the lists, as in the published names.
@@ -127,8 +131,15 @@ class Decoder(nn.Module):
         """
         x_BTHWC: Tensor = self.mid(convolve(self.conv_in, latents_BTHWC, memory), memory)
         for spatial, temporal in zip(reversed(self.up), reversed(self.up_temporal), strict=True):
-            x_BTHWC = _run_level(x_BTHWC, spatial, temporal, memory)
+            x_BTHWC = _run(self.checkpoints_activations, x_BTHWC, spatial, temporal, memory)
         return convolve(self.conv_out, swish(self.norm_out(x_BTHWC)), memory)
+
+
+def _run(checkpoints: bool, x_BTHWC: Tensor, *level: nn.Module | Memory | None) -> Tensor:
+    if checkpoints and torch.is_grad_enabled():
+        kept: Tensor = checkpoint(_run_level, x_BTHWC, *level, use_reentrant=False)
+        return kept
+    return _run_level(x_BTHWC, *level)  # type: ignore[arg-type]
 
 
 def _run_level(x_BTHWC: Tensor, spatial: nn.Module, temporal: nn.Module, memory: Memory | None) -> Tensor:

@@ -56,13 +56,20 @@ class VideoTokenizer(nn.Module):
         config = self.config
         check_clips(config, clips_BCTHW)
         check_sample(config, sample)
-        front_frames = config.front_frames(clips_BCTHW.shape[2])
+        z_BTHWC = self.encoder(self.encoder_input(clips_BCTHW))
+        return regularize(self.regularizer, z_BTHWC, sample=sample, generator=generator)
 
+    def encoder_input(self, clips_BCTHW: Tensor) -> Tensor:
+        """Clips as the encoder takes them: (B, T, H, W, 3), contiguous, copies of the first frame in front if needed.
+
+        Raises:
+            ValueError: If the model can't take clips of that length.
+        """
+        front_frames = self.config.front_frames(clips_BCTHW.shape[2])
         x_BTHWC = clips_BCTHW.to(self.dtype).permute(0, 2, 3, 4, 1)
         if front_frames:
             x_BTHWC = torch.cat([x_BTHWC[:, :1].expand(-1, front_frames, -1, -1, -1), x_BTHWC], dim=1)
-        z_BTHWC = self.encoder(x_BTHWC.contiguous())
-        return regularize(self.regularizer, z_BTHWC, sample=sample, generator=generator)
+        return x_BTHWC.contiguous()
 
     def decode(self, latents_BCTHW: Tensor, num_frames: int | None = None) -> Tensor:
         """Decodes a batch of latents.

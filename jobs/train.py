@@ -1,0 +1,128 @@
+"""`vidtok train`: one stage of training on Ray Train, one worker on a CPU as well as many on GPUs."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from jobs.train_config import TrainingJob
+from jobs.training_loop import MODEL_FILE, VIDEOS_FILE, Rank, train
+from pipeline.checkpoints import Weights, local_file, sha256_of
+from pipeline.config import RANDOM_CHECKPOINT
+from pipeline.dataset import plan_difference
+from pipeline.errors import ConfigError, TrainingFailed
+from pipeline.secrets import storable
+from pipeline.storage import open_store
+from pipeline.training_videos import TrainingVideos, index_videos
+
+__all__ = ["run_training"]
+
+_DESCRIPTION = "training.json"
+
+
+def run_training(job: TrainingJob) -> str:
+    """Trains one stage, or goes on with one; returns where its model lies.
+
+    Raises:
+        ConfigError: the job cannot run as it is, or another stage stands in its output.
+        StorageError: a store failed.
+    """
+    store = open_store(job.output, job.storage.model_dump())
+    start = _start(job)
+    description = _describe(job, start)
+    standing = store.read_if_there(_DESCRIPTION)
+    if standing is None:
+        places = index_videos(job.input, job.storage.model_dump())
+        store.put(VIDEOS_FILE, TrainingVideos.to_bytes(places))
+        store.put(_DESCRIPTION, json.dumps(description, indent=1).encode())
+    else:
+        _check_same(json.loads(standing), description, store.root)
+    if store.read_if_there(MODEL_FILE) is None:
+        _fit(job, start)
+    return f"{store.root}/{MODEL_FILE}"
+
+
+def _start(job: TrainingJob) -> Weights:
+    if job.model.start == RANDOM_CHECKPOINT:
+        return Weights(checkpoint=RANDOM_CHECKPOINT, identity=f"seed {job.model.seed}", seed=job.model.seed)
+    _, sha256 = local_file(job.model.start, job.storage.model_dump(), key="model.start")
+    return Weights(checkpoint=storable(job.model.start), identity=sha256)
+
+
+def _describe(job: TrainingJob, start: Weights) -> dict[str, Any]:
+    """The stage: what it learns from, and with what. Where it runs may change."""
+    plan = {
+        "model": job.model.tokenizer_config().to_dict(),
+        "start": start.identity,
+        "seed": job.model.seed,
+        "clips": job.clips.model_dump(),
+        "batch_size": job.batch_size,
+        "training": asdict(job.training),
+        "lpips": [sha256_of(Path(path)) for path in job.lpips],
+    }
+    return {"plan": plan, "versions": {name: version(name) for name in ("vidtok-pipeline", "torch", "ray")}}
+
+
+def _check_same(standing: Mapping[str, Any], description: Mapping[str, Any], root: str) -> None:
+    if differences := plan_difference(standing["plan"], description["plan"], holder="the stage"):
+        raise ConfigError(
+            [f"output: another stage of training stands in {root}:", *(f"  {line}" for line in differences)]
+        )
+
+
+def _fit(job: TrainingJob, start: Weights) -> None:
+    executor = job.executor
+    if not ray.is_initialized():
+        ray.init(address=executor.address, include_dashboard=None)
+    resources = {"CPU": executor.cpus_per_worker}
+    if executor.gpus_per_worker:
+        resources["GPU"] = executor.gpus_per_worker
+    with tempfile.TemporaryDirectory() as folder:  # Ray wants a place for its own records; ours are in the output
+        trainer = ray.train.torch.TorchTrainer(
+            _work,
+            train_loop_config={"job": job.model_dump(mode="json"), "start": vars(start)},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=executor.num_workers, use_gpu=bool(executor.gpus_per_worker), resources_per_worker=resources
+            ),
+            run_config=ray.train.RunConfig(
+                storage_path=folder, failure_config=ray.train.FailureConfig(max_failures=executor.max_failures)
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise TrainingFailed(_causes(error)) from error
+
+
+def _causes(error: Exception) -> str:
+    """What the workers said, without Ray's traces."""
+    failures = getattr(error, "worker_failures", {})
+    said = [f"worker {rank}: {type(cause).__name__}: {cause}" for rank, cause in sorted(failures.items())]
+    return "training failed: " + ("; ".join(said) or str(error))
+
+
+def _work(config: dict[str, Any]) -> None:
+    """A worker of Ray Train."""
+    job, start = TrainingJob.model_validate(config["job"]), Weights(**config["start"])
+    context = ray.train.get_context()
+    rank = Rank(
+        number=context.get_world_rank(),
+        count=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        threads=max(1, int(job.executor.cpus_per_worker)),
+    )
+
+    def on_log(terms: dict[str, float]) -> None:
+        ray.train.report(terms)
+        if rank.number == 0:
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in terms.items() if name != "step")
+            print(f"step {terms['step']} of {job.training.steps}: {figures}", flush=True)
+
+    train(job, start, rank, on_log)
