@@ -131,6 +131,7 @@ def test_killed_and_gone_on_with_it_is_the_same(
     assert [name for name, value in again.items() if not torch.equal(value, expected[name])] == []
 
 
+@pytest.mark.slow
 def test_two_workers_learn_what_one_does(videos: Path, tmp_path: Path) -> None:
     """The same batches, shared out; FSQ's mean over the codebook is that of both. Weights go by 1e-3 a step."""
     changes = {"model": {"architecture": FSQ}, "validation": None}
@@ -152,6 +153,7 @@ def test_a_stage_goes_on_with_two_workers(
     assert furthest(train(videos, output, executor={"num_workers": 2}), unbroken[1]) <= 2e-4
 
 
+@pytest.mark.slow
 def test_the_second_stage_leaves_the_encoder(
     videos: Path, unbroken: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
 ) -> None:
