@@ -184,10 +184,10 @@ def test_fsq_has_no_samples(vidtok: Cli, checkpoints: dict[str, Path], short: Pa
 
 
 MEASURED = """
-import resource
 from jobs.cli import app
+from tests.memory import peak_bytes
 app(standalone_mode=False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_bytes())
 """
 
 
@@ -214,6 +214,6 @@ def test_length_costs_no_memory(checkpoints: dict[str, Path], tmp_path: Path, na
         command = [sys.executable, "-c", MEASURED, *map(str, arguments)]
         done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
         assert f"Wrote {count} frames" in done.stdout
-        peaks.append(int(done.stdout.split()[-1]) * 1024)
+        peaks.append(int(done.stdout.split()[-1]))
     print(name, [f"{peak / 2**20:.0f} MiB" for peak in peaks])
     assert peaks[1] <= 1.1 * peaks[0]

@@ -15,6 +15,7 @@ from pipeline.input_config import InputConfig
 from pipeline.manifests import stand_in
 from pipeline.storage import Store, open_store
 from pipeline.video_lists import list_videos, read_listed
+from tests.support import ROOT
 
 
 def manifest(folder: Path, rows: list[dict[str, Any]], **given: Any) -> InputConfig:
@@ -117,11 +118,11 @@ def test_a_million_rows_take_bounded_memory(tmp_path: Path) -> None:
     }
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
     program = (
-        "import resource; from pipeline.input_config import InputConfig; from pipeline.video_lists import list_videos;"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = peak();"
+        "from pipeline.input_config import InputConfig; from pipeline.video_lists import list_videos;"
+        "from tests.memory import peak_bytes; before = peak_bytes();"
         f"lists = list_videos(InputConfig(manifests={str(tmp_path / 'm.parquet')!r}), {{}});"
-        "print(sum(shard.videos.count for shard in lists.shards), (peak() - before) * 1024)"
+        "print(sum(shard.videos.count for shard in lists.shards), peak_bytes() - before)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     listed, taken = map(int, done.stdout.split())
     assert listed == count and taken < 1.5 * 2**30, f"{taken:,} bytes"
