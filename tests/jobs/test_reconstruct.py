@@ -197,7 +197,8 @@ def test_length_costs_no_memory(checkpoints: dict[str, Path], tmp_path: Path, na
     peaks = []
     for count in (300, 6000):
         path = tmp_path / f"{count}.mp4"
-        frames = np.random.default_rng(0).integers(0, 255, (300, 64, 64, 3), dtype=np.uint8)
+        coarse = np.random.default_rng(0).integers(0, 255, (300, 8, 8, 3), dtype=np.uint8)
+        frames = coarse.repeat(8, axis=1).repeat(8, axis=2)  # a file that is smaller than the blocks it is read in
         with VideoWriter(path) as writer:
             for number in range(count):
                 writer.write(np.roll(frames[number % 300], number // 300, axis=1), number / 25)
