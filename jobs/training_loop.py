@@ -5,7 +5,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,21 +118,21 @@ def _batches(
     made: queue.Queue[Any] = queue.Queue(_AHEAD)
     is_over = threading.Event()
 
+    def put(item: Any) -> None:
+        while not is_over.is_set():  # nobody takes it then
+            with suppress(queue.Full):
+                made.put(item, timeout=0.2)
+                return
+
     def make() -> None:
         try:
             frames = clips.clips([number for numbers in share for number in numbers])
             for numbers in share:
-                batch = np.stack([next(frames) for _ in numbers])
-                while not is_over.is_set():
-                    try:
-                        made.put((numbers, batch), timeout=0.2)
-                        break
-                    except queue.Full:
-                        continue
                 if is_over.is_set():
                     return
+                put((numbers, np.stack([next(frames) for _ in numbers])))
         except BaseException as error:  # told where the batch is waited for
-            made.put(error)
+            put(error)
 
     thread = threading.Thread(target=make, daemon=True)
     thread.start()

@@ -74,12 +74,12 @@ class Observer:
                 if name != "step":
                     self._writer.add_scalar(f"training/{name}", value, step)
 
-    def look(self, step: int, trainer: Trainer) -> dict[str, float]:
+    def look(self, step: int, trainer: Trainer) -> None:
         """Where it is time, judges the running mean of the weights on videos that are not learned from."""
         validation = self._job.validation
         is_due = validation is not None and (step % validation.every == 0 or step == self._job.training.steps)
         if self._is_blind or not is_due or self._clips_BCTHW is None:
-            return {}
+            return
         tokenizer = trainer.average
         psnrs, ssims = [], []
         for number, clip_CTHW in enumerate(self._clips_BCTHW):
@@ -95,7 +95,6 @@ class Observer:
         for name, value in found.items():
             self._writer.add_scalar(f"validation/{name}", value, step)
         print(f"step {step}: validation PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.3f}", flush=True)
-        return found
 
     def flush(self) -> None:
         """Makes what was written last over this process's death."""
