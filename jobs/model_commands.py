@@ -40,10 +40,15 @@ class Dtype(StrEnum):
 
 
 Model = Annotated[
-    str | None, typer.Option("--model", help="A released model; by default the one that the checkpoint says it is of.")
+    str | None,
+    typer.Option("--model", help="A released or carried model; by default the one that the checkpoint says it is of."),
 ]
 Checkpoint = Annotated[
-    str, typer.Option(help="Weights: a path, s3://, https:// or hf://; `random` for random ones, which mean nothing.")
+    str | None,
+    typer.Option(
+        help="Weights: a path, s3://, https:// or hf://; `random` for random ones, which mean nothing; by default "
+        "those that are carried, of the small models."
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="A torch device; by default the GPU, where there is one.")]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Arithmetic of the model.")]
@@ -51,16 +56,19 @@ Sample = Annotated[bool, typer.Option("--sample", help="Decode samples of a KL m
 
 
 def models() -> None:
-    """List the released models."""
-    from vidtok_model import MODELS
+    """List the released models, and those whose weights are carried."""
+    from vidtok_model import CARRIED, MODELS
 
-    table = Table("model", "kind", "causal", "T x H x W", "latent channels", "codebook", "clip frames")
-    for name, config in MODELS.items():
+    table = Table("model", "kind", "causal", "T x H x W", "latent channels", "codebook", "clip frames", "weights")
+    for name, config in {**MODELS, **CARRIED}.items():
         factors = f"{config.time_factor} x {config.spatial_factor} x {config.spatial_factor}"
         codebook = f"{config.codebook_size:,}" if config.codebook_size else ""
         kind = "FSQ tokens" if config.is_discrete else "KL latents"
         causal = "yes" if config.is_causal else "no"
-        table.add_row(name, kind, causal, factors, str(config.latent_channels), codebook, str(config.clip_frames))
+        channels, frames = str(config.latent_channels), str(config.clip_frames)
+        table.add_row(
+            name, kind, causal, factors, channels, codebook, frames, "carried" if name in CARRIED else "published"
+        )
     # A name must come out whole even where the output is no terminal and its width unknown.
     Console(width=None if sys.stdout.isatty() else 140, emoji=False).print(table)
 
@@ -92,9 +100,9 @@ def convert(
 
 def reconstruct(
     video: Annotated[str, typer.Argument(help="A video file or URL, of any length.")],
-    checkpoint: Checkpoint,
     target: Annotated[Path, typer.Option("--out", help="The video to write: MP4, or Matroska where it ends in .mkv.")],
     model: Model = None,
+    checkpoint: Checkpoint = None,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="The original to the left.")] = False,
     sound: Annotated[bool, typer.Option("--sound/--no-sound", help="Whether its sound goes along.")] = True,
     size: Annotated[int, typer.Option(min=1, help="Pixels of the shorter side.")] = 256,
@@ -140,7 +148,7 @@ def reconstruct(
 
 
 def _loaded(
-    model: str | None, checkpoint: str, device: str | None, dtype: Dtype, options: dict[str, Any]
+    model: str | None, checkpoint: str | None, device: str | None, dtype: Dtype, options: dict[str, Any]
 ) -> "tuple[VideoTokenizer, Weights]":
     import torch
 
@@ -165,8 +173,8 @@ def _checked_size(size: int, config: "TokenizerConfig") -> int:
 
 def evaluate(
     data: Annotated[str, typer.Option(help="Videos: a folder, files, or WebDataset tars; a path, glob or URL.")],
-    checkpoint: Checkpoint,
     model: Model = None,
+    checkpoint: Checkpoint = None,
     folder: Annotated[Path, typer.Option("--out", help="Where the page, the CSV and the JSON go.")] = Path(
         "evaluation"
     ),

@@ -1,14 +1,11 @@
-"""Generated motion: videos of textures that drift, turn and grow, for a model that has few real ones to learn from.
+"""Generated motion: textures that drift, turn and grow, for a model that has few real videos to learn from.
 
-    python -m jobs.motion FOLDER --count 48
-
-Each is 3 s of 128x128 pixels at 24 frames a second: a textured ground and three textured discs on paths of their own.
-Textures are noise whose power falls with frequency as in photographs (1/f), in random colours.
+A video is 3 s of 128x128 pixels at 24 frames a second: a textured ground and, before it, textured discs and rectangles
+on paths of their own, each hiding what is behind it. Textures are noise whose power falls with frequency as in
+photographs (1/f), bars, and lattices of cells such as lit windows, between two random colours.
 """
 
-import argparse
 import math
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,77 +13,112 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.records import Frames
-from pipeline.video_file import VideoWriter
 
-__all__ = ["moving_textures"]
+__all__ = ["FPS", "moving_colours", "moving_textures"]
 
-_SIZE, _SECONDS, _FPS = 128, 3, 24
+FPS = 24
+_SIZE, _SECONDS = 128, 3
 _TEXTURE_SIZE = 256
-_DISCS = 3
+_MOST_SHAPES = 10
+
+Floats = npt.NDArray[np.float64]
 
 
 def moving_textures(seed: int) -> Frames:
     """One video, uint8 (72, 128, 128, 3); equal seeds give equal ones."""
     draw = np.random.default_rng(seed)
-    at = np.linspace(0, 1, _SECONDS * _FPS)
-    frames_TCHW = _moved(_texture(draw), at, draw, spread=0.3)
-    across = torch.linspace(-1, 1, _SIZE)
-    y, x = torch.meshgrid(across, across, indexing="ij")
-    for _ in range(_DISCS):
-        disc_TCHW = _moved(_texture(draw), at, draw, spread=0.3)
-        center = draw.uniform(-0.8, 0.8, 2) + np.outer(at, draw.uniform(-1.2, 1.2, 2))
-        radius = float(draw.uniform(0.15, 0.5))
-        distance_THW = torch.stack([((x - cx) ** 2 + (y - cy) ** 2).sqrt() for cx, cy in center])
-        # An edge two pixels wide, as a lens makes it.
-        opacity_THW = ((radius - distance_THW) * _SIZE / 4 + 0.5).clamp(0, 1)
-        frames_TCHW = torch.lerp(frames_TCHW, disc_TCHW, opacity_THW[:, None])
+    at = np.linspace(0, 1, _SECONDS * FPS)
+    frames_TCHW = _moved(_texture(draw), at, draw)
+    for _ in range(draw.integers(2, _MOST_SHAPES, endpoint=True)):
+        shape_TCHW, opacity_THW = _moved(_texture(draw), at, draw), _shape(at, draw)
+        frames_TCHW = torch.lerp(frames_TCHW, shape_TCHW, opacity_THW[:, None])
     pixels: Frames = (frames_TCHW * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return pixels
 
 
+def moving_colours(seed: int) -> Frames:
+    """One video of soft fields of any colours, uint8 (72, 128, 128, 3): what an average over 8x8 pixels keeps whole."""
+    draw = np.random.default_rng([1, seed])
+    cells = int(draw.integers(2, 7))
+    around, contrast = draw.uniform(0.1, 0.9, (1, 3, 1, 1, 1)), draw.uniform(0.3, 1.6)
+    corners = torch.from_numpy(around + contrast * draw.uniform(-0.5, 0.5, (1, 3, 6, cells, cells)))
+    fields = F.interpolate(corners, size=(_SECONDS * FPS, _SIZE, _SIZE), mode="trilinear", align_corners=True)[0]
+    pixels: Frames = (fields.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+    return pixels
+
+
 def _texture(draw: np.random.Generator) -> torch.Tensor:
-    """Noise (3, H, W) in [0, 1]."""
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(_TEXTURE_SIZE), np.fft.fftfreq(_TEXTURE_SIZE)))
-    frequency[0, 0] = np.inf
-    falls = frequency ** -draw.uniform(0.9, 1.8)
-    white = draw.standard_normal((3, _TEXTURE_SIZE, _TEXTURE_SIZE))
-    planes = np.fft.ifft2(np.fft.fft2(white) * falls).real
-    planes /= planes.std()
-    # Colours go together in part.
-    mixed = 0.7 * planes[:1] + 0.5 * planes
-    colours = draw.uniform(0.2, 0.8, (3, 1, 1)) + draw.uniform(0.08, 0.25) * mixed
+    """Two colours and what lies between them, by a pattern: (3, H, W) in [0, 1]."""
+    pattern = (_noise, _bars, _cells)[draw.choice(3, p=[0.6, 0.1, 0.3])]
+    mix = pattern(draw) + draw.uniform(0, 0.15) * _noise(draw)
+    first, second = (_colour(draw) for _ in range(2))
+    colours = first + (second - first) * mix + draw.uniform(0, 0.08) * np.stack([_noise(draw) for _ in range(3)])
     return torch.from_numpy(colours.clip(0, 1).astype(np.float32))
 
 
-def _moved(
-    texture_CHW: torch.Tensor, at: npt.NDArray[np.float64], draw: np.random.Generator, *, spread: float
-) -> torch.Tensor:
+def _colour(draw: np.random.Generator) -> Floats:
+    """Mostly grey, sometimes vivid; (3, 1, 1)."""
+    return np.asarray(draw.uniform(0, 1) + draw.exponential(0.12) * draw.standard_normal((3, 1, 1)))
+
+
+def _noise(draw: np.random.Generator) -> Floats:
+    """Around 0.5, (H, W)."""
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(_TEXTURE_SIZE), np.fft.fftfreq(_TEXTURE_SIZE)))
+    frequency[0, 0] = np.inf
+    falls = frequency ** -draw.uniform(0.8, 2)
+    plane = np.fft.ifft2(np.fft.fft2(draw.standard_normal((_TEXTURE_SIZE, _TEXTURE_SIZE))) * falls).real
+    return np.asarray(0.5 + 0.25 * plane / plane.std())
+
+
+def _bars(draw: np.random.Generator) -> Floats:
+    """0 and 1 in turns, soft at their edges, (H, W)."""
+    y, x = np.mgrid[:_TEXTURE_SIZE, :_TEXTURE_SIZE]
+    angle, period, sharpness = draw.uniform(0, math.pi), math.exp(draw.uniform(1.8, 4)), draw.uniform(1, 6)
+    wave = np.sin(2 * math.pi * (x * math.cos(angle) + y * math.sin(angle)) / period)
+    return np.asarray((0.5 + sharpness * wave).clip(0, 1))
+
+
+def _cells(draw: np.random.Generator) -> Floats:
+    """Cells of random brightness, some with gaps between them, (H, W)."""
+    height, width = (int(math.exp(draw.uniform(1.2, 3.3))) for _ in range(2))
+    rows, columns = -(-_TEXTURE_SIZE // height), -(-_TEXTURE_SIZE // width)
+    brightness = draw.uniform(0, 1, (rows, columns)) ** draw.uniform(0.3, 3)
+    plane = np.kron(brightness, np.ones((height, width)))[:_TEXTURE_SIZE, :_TEXTURE_SIZE]
+    y, x = np.mgrid[:_TEXTURE_SIZE, :_TEXTURE_SIZE]
+    gap = draw.integers(0, max(1, min(height, width) // 2))
+    return np.asarray(np.where((y % height < gap) | (x % width < gap), 0.0, plane))
+
+
+def _moved(texture_CHW: torch.Tensor, at: Floats, draw: np.random.Generator) -> torch.Tensor:
     """The texture seen by a camera on a smooth path: (T, 3, H, W)."""
-    turn, grow = draw.uniform(-0.6, 0.6), draw.uniform(-0.3, 0.3)
-    shift = draw.uniform(-spread, spread, (2, 2))
+    angle, turn, grow = draw.uniform(-math.pi, math.pi), draw.uniform(-0.6, 0.6), draw.uniform(-0.3, 0.3)
+    start, shift = draw.uniform(-0.3, 0.3, 2), draw.uniform(-0.3, 0.3, 2)
     matrices = []
     for moment in at:
-        angle, scale = turn * moment, 0.5 * math.exp(grow * moment)
-        dx, dy = shift[0] + shift[1] * math.sin(2 * math.pi * moment)
-        cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+        turned, scale = angle + turn * moment, 0.5 * math.exp(grow * moment)
+        dx, dy = start + shift * math.sin(2 * math.pi * moment)
+        cosine, sine = scale * math.cos(turned), scale * math.sin(turned)
         matrices.append([[cosine, -sine, dx], [sine, cosine, dy]])
     grid = F.affine_grid(torch.tensor(matrices, dtype=torch.float32), [len(at), 3, _SIZE, _SIZE], align_corners=False)
     textures = texture_CHW.expand(len(at), -1, -1, -1)
     return F.grid_sample(textures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def main() -> None:
-    """Writes videos."""
-    parser = argparse.ArgumentParser(description="Videos of generated motion.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=48)
-    arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    for number in range(arguments.count):
-        with VideoWriter(arguments.folder / f"motion{number:04d}.mp4") as writer:
-            for index, pixels_HWC in enumerate(moving_textures(number)):
-                writer.write(pixels_HWC, index / _FPS)
-
-
-if __name__ == "__main__":
-    main()
+def _shape(at: Floats, draw: np.random.Generator) -> torch.Tensor:
+    """The opacity of a disc or a rectangle on a straight path, turning: (T, H, W)."""
+    across = torch.linspace(-1, 1, _SIZE)
+    y, x = torch.meshgrid(across, across, indexing="ij")
+    center = draw.uniform(-1, 1, 2) + np.outer(at - 0.5, draw.uniform(-1, 1, 2) * draw.uniform(0, 1))
+    angle = draw.uniform(-math.pi, math.pi) + at * draw.uniform(-1, 1)
+    is_disc, (height, width) = draw.random() < 0.4, draw.uniform(0.1, 0.7, 2)
+    opacities = []
+    for (cx, cy), turned in zip(center, angle, strict=True):
+        across_shape = (x - cx) * math.cos(turned) + (y - cy) * math.sin(turned)
+        along_shape = (y - cy) * math.cos(turned) - (x - cx) * math.sin(turned)
+        if is_disc:
+            inside = height - torch.hypot(across_shape, along_shape)
+        else:
+            inside = torch.minimum(width - across_shape.abs(), height - along_shape.abs())
+        # An edge two pixels wide, as a lens makes it.
+        opacities.append((inside * _SIZE / 4 + 0.5).clamp(0, 1))
+    return torch.stack(opacities)

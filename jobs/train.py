@@ -1,6 +1,7 @@
 """`vidtok train`: one stage of training on Ray Train, one worker on a CPU as well as many on GPUs."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,8 +13,9 @@ import ray
 import ray.train
 import ray.train.torch
 
-from jobs.train_config import TrainingJob
+from jobs.train_config import PYRAMID, TrainingJob
 from jobs.training_loop import MODEL_FILE, VIDEOS_FILE, Rank, train
+from jobs.training_observer import say
 from pipeline.checkpoints import Weights, local_file, sha256_of
 from pipeline.config import RANDOM_CHECKPOINT
 from pipeline.dataset import plan_difference
@@ -50,8 +52,9 @@ def run_training(job: TrainingJob) -> str:
 
 
 def _start(job: TrainingJob) -> Weights:
-    if job.model.start == RANDOM_CHECKPOINT:
-        return Weights(checkpoint=RANDOM_CHECKPOINT, identity=f"seed {job.model.seed}", seed=job.model.seed)
+    if job.model.start in (RANDOM_CHECKPOINT, PYRAMID):
+        kind = "" if job.model.start == RANDOM_CHECKPOINT else f"{PYRAMID}, "
+        return Weights(checkpoint=RANDOM_CHECKPOINT, identity=f"{kind}seed {job.model.seed}", seed=job.model.seed)
     _, sha256 = local_file(job.model.start, job.storage.model_dump(), key="model.start")
     return Weights(checkpoint=storable(job.model.start), identity=sha256)
 
@@ -80,7 +83,7 @@ def _check_same(standing: Mapping[str, Any], description: Mapping[str, Any], roo
 def _fit(job: TrainingJob, start: Weights) -> None:
     executor = job.executor
     if not ray.is_initialized():
-        ray.init(address=executor.address, include_dashboard=None)
+        ray.init(address=executor.address, include_dashboard=None, logging_level=logging.WARNING)
     resources = {"CPU": executor.cpus_per_worker}
     if executor.gpus_per_worker:
         resources["GPU"] = executor.gpus_per_worker
@@ -92,13 +95,21 @@ def _fit(job: TrainingJob, start: Weights) -> None:
                 num_workers=executor.num_workers, use_gpu=bool(executor.gpus_per_worker), resources_per_worker=resources
             ),
             run_config=ray.train.RunConfig(
-                storage_path=folder, failure_config=ray.train.FailureConfig(max_failures=executor.max_failures)
+                storage_path=folder,
+                failure_config=ray.train.FailureConfig(max_failures=executor.max_failures),
+                **_quiet(),
             ),
         )
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise TrainingFailed(_causes(error)) from error
+
+
+def _quiet() -> dict[str, Any]:
+    """Without a line for each report of a worker, as far as this Ray knows how."""
+    kind = getattr(ray.train, "LoggingConfig", None)
+    return {} if kind is None else {"logging_config": kind(log_level="WARNING")}
 
 
 def _causes(error: Exception) -> str:
@@ -123,6 +134,6 @@ def _work(config: dict[str, Any]) -> None:
         ray.train.report(terms)
         if rank.number == 0:
             figures = ", ".join(f"{name} {value:.4g}" for name, value in terms.items() if name != "step")
-            print(f"step {terms['step']} of {job.training.steps}: {figures}", flush=True)
+            say(f"step {terms['step']} of {job.training.steps}: {figures}")
 
     train(job, start, rank, on_log)

@@ -12,7 +12,9 @@ from pipeline.video_config import Section
 from vidtok_model import TokenizerConfig, get_config
 from vidtok_model.training.options import TrainingOptions
 
-__all__ = ["TrainingJob"]
+__all__ = ["PYRAMID", "TrainingJob"]
+
+PYRAMID = "pyramid"
 
 
 class TrainedModelConfig(Section):
@@ -24,15 +26,16 @@ class TrainedModelConfig(Section):
     )
     start: str = Field(
         default=RANDOM_CHECKPOINT,
-        description="Where its weights begin: `random`, or a checkpoint (a published one, or the model.safetensors of "
-        "the stage before).",
+        description="Where its weights begin: `random`, as the published ones did; `pyramid`, random ones that average "
+        "and repeat at first, with which small models learn sooner; or a checkpoint (a published one, or the "
+        "model.safetensors of the stage before).",
     )
     seed: int = Field(default=0, ge=0, lt=2**20, description="Of random weights, and of the order of the videos.")
 
     @field_validator("start")
     @classmethod
     def _absolute(cls, start: str) -> str:
-        return start if start == RANDOM_CHECKPOINT else absolute_url(start)
+        return start if start in (RANDOM_CHECKPOINT, PYRAMID) else absolute_url(start)
 
     def tokenizer_config(self) -> TokenizerConfig:
         """The network.
@@ -109,7 +112,7 @@ class TrainingJob(Section):
             raise ValueError(f"clips: {error}") from None
         if decoded < self.clips.num_frames:
             raise ValueError(f"clips.num_frames: {config.name} gives back {decoded} of {self.clips.num_frames} frames")
-        if (self.clips.resize or self.clips.size) < self.clips.size:
+        if isinstance(self.clips.resize, int) and self.clips.resize < self.clips.size:
             raise ValueError(f"clips.resize: {self.clips.resize} is below clips.size, {self.clips.size}")
         if self.batch_size % self.executor.num_workers:
             raise ValueError(

@@ -1,5 +1,6 @@
 """What a person sees of a training: figures, and pictures of videos that it does not learn from, in TensorBoard."""
 
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,10 +22,16 @@ from vidtok_model.training import Trainer
 if TYPE_CHECKING:
     from jobs.training_loop import Rank
 
-__all__ = ["Observer"]
+__all__ = ["Observer", "say"]
 
 _FOLDER = "tensorboard"
 _PICTURED, _PICTURED_FRAMES = 4, 5
+
+
+def say(line: str) -> None:
+    """Prints a line once: Ray Train takes `print` for itself in its workers, and shows what it prints twice."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 class Observer:
@@ -94,7 +101,7 @@ class Observer:
         found = {"psnr": float(np.mean(psnrs)), "ssim": float(np.mean(ssims))}
         for name, value in found.items():
             self._writer.add_scalar(f"validation/{name}", value, step)
-        print(f"step {step}: validation PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.3f}", flush=True)
+        say(f"step {step}: validation PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.3f}")
 
     def flush(self) -> None:
         """Makes what was written last over this process's death."""

@@ -10,10 +10,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipeline.config import RANDOM_CHECKPOINT, ModelConfig
+from pipeline.config import CARRIED_CHECKPOINTS, RANDOM_CHECKPOINT, ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.secrets import redact_url, storable
 from pipeline.storage import absolute_url, open_store
+from vidtok_model import carried_weights
 
 __all__ = ["Weights", "local_file", "locate_weights", "name_source", "sha256_of"]
 
@@ -62,7 +63,7 @@ def local_file(
     its name says is fetched anew.
 
     Args:
-        url: an absolute path or a URL.
+        url: an absolute path, a URL, or carried:// and the name of a model whose weights the package carries.
         options: how to reach its store.
         sha256: what is wanted, where that is known: the cache is then looked into before the store is asked. What is
             found may be another all the same.
@@ -72,12 +73,18 @@ def local_file(
         ConfigError: there is no such checkpoint.
         StorageError: the store failed.
     """
+    if url.startswith(CARRIED_CHECKPOINTS):
+        try:
+            path = carried_weights(url.removeprefix(CARRIED_CHECKPOINTS))
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from None
+        return path, sha256_of(path)
     if "://" not in url:
         if not Path(url).is_file():
             raise ConfigError(f"{key}: {url}: there is no such file")
         return Path(url), sha256_of(Path(url))
-    path, question, query = url.partition("?")  # a presigned link's signature may hold slashes and dots
-    folder, _, name = path.rpartition("/")
+    place, question, query = url.partition("?")  # a presigned link's signature may hold slashes and dots
+    folder, _, name = place.rpartition("/")
     suffix = Path(name).suffix
     if sha256 is not None and (cached := _cached(sha256, suffix)):
         return cached, sha256
@@ -88,7 +95,7 @@ def local_file(
         hint = " (where it is private, a token goes into HF_TOKEN)" if url.startswith("hf://") else ""
         raise ConfigError(f"{key}: {redact_url(url)}: there is no such object{hint}")
     # Named by what the store says of the content, so that a replaced checkpoint is fetched again.
-    said = hashlib.sha256(f"{path} {found.size_bytes} {found.etag}".encode()).hexdigest()[:32]
+    said = hashlib.sha256(f"{place} {found.size_bytes} {found.etag}".encode()).hexdigest()[:32]
     reference = _cache_folder() / "refs" / said
     reference.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(_cache_folder() / ".lock"):  # all workers of a node begin at once, and one of them fetches

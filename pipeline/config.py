@@ -3,7 +3,7 @@
 `vidtok config --schema` prints these models, so each field says what it means and in which unit.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,7 +12,7 @@ from pipeline.input_config import InputConfig
 from pipeline.secrets import storable
 from pipeline.storage import absolute_url, why_not_writable
 from pipeline.video_config import ClipsConfig, FilterConfig, LimitsConfig, Section
-from vidtok_model import TokenizerConfig, get_config
+from vidtok_model import CARRIED, TokenizerConfig, get_config
 
 __all__ = [
     "BudgetConfig",
@@ -29,16 +29,19 @@ __all__ = [
 ]
 
 RANDOM_CHECKPOINT = "random"
+CARRIED_CHECKPOINTS = "carried://"
+"""In front of the name of a model whose weights the package carries."""
 
 
 class ModelConfig(Section):
     """The tokenizer."""
 
-    name: str = Field(description="A released model; `vidtok models` lists them.")
+    name: str = Field(description="A released or a carried model; `vidtok models` lists them.")
     checkpoint: str | None = Field(
         default=None,
         description="Weights: a .safetensors or .ckpt file, local or on any store that fsspec knows; `random` for "
-        "random weights (tests only: such tokens mean nothing).",
+        "random weights (tests only: such tokens mean nothing); null: those that the package carries of its small "
+        "models.",
     )
     dtype: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
         default="fp32", description="Arithmetic of the encoder. On a GPU fp32 means that TF32 is off."
@@ -49,6 +52,13 @@ class ModelConfig(Section):
         description="Fields of the model's configuration to change, such as base_channels: 16; only with "
         "checkpoint: random.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _carried(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("checkpoint") is None and values.get("name") in CARRIED:
+            return {**values, "checkpoint": f"{CARRIED_CHECKPOINTS}{values['name']}"}
+        return values
 
     @field_validator("checkpoint")
     @classmethod

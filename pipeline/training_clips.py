@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -34,8 +34,10 @@ class TrainingClipsConfig(Section):
         default=3, gt=0, description="Frames a second, by presentation time; null: all there are. Few teach motion."
     )
     size: int = Field(default=128, gt=0, description="Pixels of a clip's square.")
-    resize: int | None = Field(
-        default=None, gt=0, description="Pixels that the shorter side is resized to before the crop; null: `size`."
+    resize: Annotated[int, Field(gt=0)] | Literal["keep"] | None = Field(
+        default=None,
+        description="Pixels that the shorter side is resized to before the crop; null: `size`; keep: as it is stored, "
+        "where that is no smaller than `size`.",
     )
     crop: Literal["center", "random"] = Field(default="center", description="Which square of the frame.")
     flip: bool = Field(default=False, description="Mirror every second clip.")
@@ -62,7 +64,10 @@ class TrainingClips:
         self._seed = seed
         self._pool = DecoderPool(num_decoders, DecoderLimits())
         self._spare_pool = DecoderPool(1, DecoderLimits())  # for what stands in for a video that cannot be decoded
-        self._options = DecodeOptions(fps=config.fps, size=config.resize or config.size, crop="keep")
+        resize = None if config.resize == "keep" else config.resize or config.size
+        self._options = DecodeOptions(
+            fps=config.fps, size=resize, crop="keep", min_size=None if resize else config.size
+        )
         self._cached: dict[int, Frames] = {}
 
     def clips(self, numbers: Sequence[int]) -> Iterator[Frames]:

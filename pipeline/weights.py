@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from pipeline.checkpoints import Weights, local_file, name_source
-from pipeline.config import RANDOM_CHECKPOINT, JobConfig
+from pipeline.config import CARRIED_CHECKPOINTS, RANDOM_CHECKPOINT, JobConfig
 from pipeline.errors import ConfigError
 from pipeline.secrets import redact_url, storable
 from pipeline.storage import absolute_url
 from vidtok_model import (
+    CARRIED,
     MODELS,
     TokenizerConfig,
     VideoTokenizer,
@@ -72,7 +73,7 @@ def check_fit(config: JobConfig, weights: Weights) -> None:
 
 def load_model(
     name: str | None,
-    checkpoint: str,
+    checkpoint: str | None,
     *,
     device: str,
     dtype: torch.dtype,
@@ -82,7 +83,7 @@ def load_model(
 
     Args:
         name: a released model's; None: the one that the checkpoint's header says, or else its file name.
-        checkpoint: a path or URL, or `random`, with which a name is needed.
+        checkpoint: a path or URL, or `random`, with which a name is needed; None: what the package carries of a model.
         device: a torch device.
         dtype: of weights and activations.
         options: how to reach the checkpoint's store.
@@ -92,6 +93,10 @@ def load_model(
         StorageError: the checkpoint's store failed.
     """
     check_device(device)
+    if checkpoint is None:
+        if name not in CARRIED:
+            raise ConfigError(f"--checkpoint: {name or 'a model'} needs its weights: a path or URL of them")
+        checkpoint = f"{CARRIED_CHECKPOINTS}{name}"
     try:
         if checkpoint == RANDOM_CHECKPOINT:
             if name is None:

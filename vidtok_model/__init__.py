@@ -1,6 +1,6 @@
 """The VidTok video tokenizer (arXiv 2412.13061) in PyTorch: videos to tokens or latents, and back.
 
-    tokenizer = load_tokenizer("vidtok_fsq_causal_488_32768", "weights.ckpt")
+    tokenizer = load_tokenizer("vidtok_fsq_causal_488_32768", "weights.ckpt")  # the small models need no file
     with torch.inference_mode():
         encoded = tokenizer.encode(clips_BCTHW)                # (B, 3, 17, 256, 256), floats in [-1, 1]
         clips_BCTHW = tokenizer.decode_tokens(encoded.tokens)  # from (B, 5, 32, 32), integers
@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vidtok_model.config import TokenizerConfig
-from vidtok_model.models import MODELS, get_config
+from vidtok_model.models import CARRIED, MODELS, carried_weights, get_config
 
 if TYPE_CHECKING:
     from vidtok_model.checkpoint import load_tokenizer
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from vidtok_model.tokenizer import VideoTokenizer, random_tokenizer
 
 __all__ = [
+    "CARRIED",
     "MODELS",
     "Encoded",
     "StreamDecoder",
     "StreamEncoder",
     "TokenizerConfig",
     "VideoTokenizer",
+    "carried_weights",
     "get_config",
     "load_tokenizer",
     "random_tokenizer",

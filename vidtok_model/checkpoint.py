@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vidtok_model.ckpt_file import read_ckpt
 from vidtok_model.config import TokenizerConfig
-from vidtok_model.models import MODELS, get_config
+from vidtok_model.models import CARRIED, MODELS, carried_weights, get_config
 from vidtok_model.tensor_file import read_config, read_safetensors
 from vidtok_model.tokenizer import VideoTokenizer
 
@@ -31,10 +31,10 @@ def load_tokenizer(
     """A model with the weights of a file, ready to encode and decode.
 
     Args:
-        name: A released model's name, or a configuration. None: the one that the file's header says, as
+        name: A released or carried model's name, or a configuration. None: the one that the file's header says, as
             `save_tokenizer` and `vidtok convert` write it.
         checkpoint: A local file: `.safetensors`, or `.ckpt` as PyTorch Lightning writes it. Weights of a loss and
-            averaged copies (`loss.*`, `model_ema.*`, `ema.*`) in it are left out.
+            averaged copies (`loss.*`, `model_ema.*`, `ema.*`) in it are left out. None: the weights that are carried.
         device: Where the model goes.
         dtype: The float dtype of its weights. FSQ happens in float32 all the same.
 
@@ -42,11 +42,13 @@ def load_tokenizer(
         The model in evaluation mode, its weights not asking for gradients.
 
     Raises:
-        ValueError: If no released model has that name, no path is given, the file isn't there, isn't a checkpoint or
-            could run code, says that it is of another model, or says none where none is asked for, or its names and
-            shapes aren't those of the model; the message lists them, and says which released model they fit.
+        ValueError: If no model has that name, it is no carried one and no path is given, the file isn't there, isn't a
+            checkpoint or could run code, says that it is of another model, or says none where none is asked for, or its
+            names and shapes aren't those of the model; the message lists them, and says which model they fit.
     """
     asked = get_config(name) if isinstance(name, str) else name
+    if checkpoint is None and asked is not None and asked.name in CARRIED:
+        checkpoint = carried_weights(asked.name)
     if checkpoint is None:
         raise ValueError(
             f"no weights are carried for {asked.name if asked else 'any model'}: give the path of a checkpoint "

@@ -1,10 +1,11 @@
-"""The 23 released models by name."""
+"""The 23 released models, and the small ones that the package carries, by name."""
 
 from __future__ import annotations
 
 import difflib
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from vidtok_model.config import TokenizerConfig
@@ -69,14 +70,41 @@ MODELS: Mapping[str, TokenizerConfig] = MappingProxyType(_released_models())
 """The 23 released models by their published names."""
 
 
+def _carried_models() -> dict[str, TokenizerConfig]:
+    small = {"base_channels": 16, "channel_multipliers": (1, 1, 3, 4), "blocks_per_level": 1, "latent_channels": 4}
+    kinds: dict[str, tuple[int, ...]] = {
+        "vidtok_tiny_kl_causal_488_4chn": (),
+        "vidtok_tiny_fsq_causal_488_4096": (_LEVELS_PER_CHANNEL,) * 4,
+    }
+    return {
+        name: TokenizerConfig.from_dict({**small, "name": name, "fsq_levels": levels}) for name, levels in kinds.items()
+    }
+
+
+CARRIED: Mapping[str, TokenizerConfig] = MappingProxyType(_carried_models())
+"""Small models whose weights the package carries, by name; `weights/README.md` is their card."""
+
+
 def get_config(name: str) -> TokenizerConfig:
-    """The released model of that name.
+    """The released or carried model of that name.
 
     Raises:
         ValueError: If there is none; the message gives the names nearest to it.
     """
-    if name in MODELS:
-        return MODELS[name]
-    near = difflib.get_close_matches(str(name), MODELS, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the models are {', '.join(MODELS)}"
+    models = {**MODELS, **CARRIED}
+    if name in models:
+        return models[name]
+    near = difflib.get_close_matches(str(name), models, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the models are {', '.join(models)}"
     raise ValueError(f"unknown model {name!r}: {hint}")
+
+
+def carried_weights(name: str) -> Path:
+    """The file of a carried model's weights.
+
+    Raises:
+        ValueError: If no weights of that name are carried.
+    """
+    if name not in CARRIED:
+        raise ValueError(f"no weights are carried for {name}, only for {' and '.join(CARRIED)}")
+    return Path(__file__).parent / "weights" / f"{name}.safetensors"

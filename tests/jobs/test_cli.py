@@ -32,7 +32,7 @@ from tests.jobs.conftest import Cli
 from tests.jobs_for_tests import SMALL_JOB, dataset_rows, merge, store_of
 from tests.media import gradient_frames, make_video, pack_tar
 from tests.support import ROOT
-from vidtok_model import MODELS
+from vidtok_model import CARRIED, MODELS
 
 HOSTILE = "[bold]x[/nope] :smile: [red]"
 TINY = merge(SMALL_JOB, {"clips": {"fps": None, "size": 32}})
@@ -332,9 +332,17 @@ def test_an_interrupt_says_how_to_go_on(
 def test_models_are_listed_uncut(vidtok: Cli) -> None:
     lines = vidtok("models").out.splitlines()
     names = {cell.strip() for line in lines for cell in line.split("│")[1:2]}
-    assert names == set(MODELS) and len(names) == 23
+    assert names == {*MODELS, *CARRIED} and len(names) == 25
     row = next(line for line in lines if "vidtok_fsq_causal_41616_262144 " in line)
-    assert [cell.strip() for cell in row.split("│")[2:-1]] == ["FSQ tokens", "yes", "4 x 16 x 16", "6", "262,144", "17"]
+    assert [cell.strip() for cell in row.split("│")[2:-1]] == [
+        "FSQ tokens",
+        "yes",
+        "4 x 16 x 16",
+        "6",
+        "262,144",
+        "17",
+        "published",
+    ]
 
 
 def test_config(vidtok: Cli, job_file: Callable[..., Path]) -> None:

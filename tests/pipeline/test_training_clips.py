@@ -155,6 +155,20 @@ def test_crops_and_flips(tmp_path: Path) -> None:
     assert len(lefts) >= 6, "from all over the frame"
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_frames_as_they_are_stored(tmp_path: Path, cache: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a resize; what is too small for a crop is left to another video."""
+    (tmp_path / "a.mp4").write_bytes(make_video(gradient_frames(8, 64, 48), fps=10))
+    (tmp_path / "b.mp4").write_bytes(make_video(gradient_frames(8, 8, 48), fps=10))
+    source = InputConfig(videos=str(tmp_path))
+    videos = TrainingVideos(source, {}, index_videos(source, {}))
+    data = (tmp_path / "a.mp4").read_bytes()
+    stored = next(decode_frames(io.BytesIO(data), len(data), DecodeOptions(size=None))).pixels_HWC
+    for clip in clips_of(videos, [0, 1], resize="keep", num_frames=8, cache=cache):
+        assert np.array_equal(clip[0], stored[24:40, 16:32])
+    assert "b.mp4: filtered (probe): its shorter side has 8 pixels, at least 16 are asked for" in caplog.text
+
+
 def test_another_video_stands_in_for_one_that_cannot_be_decoded(tars: Path, caplog: pytest.LogCaptureFixture) -> None:
     videos = videos_in(tars)
     numbers = list(range(10))

@@ -58,12 +58,14 @@ REFUSED_FIELDS = [
 
 def test_public_names():
     assert sorted(vidtok_model.__all__) == [
+        "CARRIED",
         "Encoded",
         "MODELS",
         "StreamDecoder",
         "StreamEncoder",
         "TokenizerConfig",
         "VideoTokenizer",
+        "carried_weights",
         "get_config",
         "load_tokenizer",
         "random_tokenizer",

@@ -5,12 +5,15 @@ import io
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.vidtok_model.support import TINY_FSQ, TINY_KL, fill, tiny_tokenizer
 from vidtok_model import VideoTokenizer, random_tokenizer
 from vidtok_model.golden import golden_clip
+from vidtok_model.layers import FrameAttention, ResidualBlock
 from vidtok_model.metrics import Lpips
-from vidtok_model.training import AdversarialOptions, Trainer, TrainingOptions
+from vidtok_model.resampling import SpatialDown, SpatialUp, TemporalUp
+from vidtok_model.training import AdversarialOptions, Trainer, TrainingOptions, make_pyramid
 
 ADVERSARIAL = AdversarialOptions(start=2, learning_rate=1e-3)
 
@@ -50,12 +53,16 @@ def assert_equal_states(left, right) -> None:
 
 
 @pytest.mark.parametrize("config", [TINY_KL, TINY_FSQ], ids=lambda config: config.name)
-@pytest.mark.parametrize("adversarial", [None, ADVERSARIAL], ids=["plain", "adversarial"])
-def test_a_saved_state_goes_on_bit_for_bit(config, adversarial):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"adversarial": ADVERSARIAL}, {"optimizer": "muon"}],
+    ids=["plain", "adversarial", "muon"],
+)
+def test_a_saved_state_goes_on_bit_for_bit(config, options):
     """Model, optimizers, mean of the weights, LeCam's means, BatchNorm; and the noise, which follows from numbers."""
-    unbroken = trainer_of(config, adversarial=adversarial)
+    unbroken = trainer_of(config, **options)
     figures = run(unbroken, range(6))
-    stopped = trainer_of(config, adversarial=adversarial)
+    stopped = trainer_of(config, **options)
     run(stopped, range(3))
     file = io.BytesIO()
     torch.save(stopped.state_dict(), file)
@@ -82,12 +89,67 @@ def test_the_decoder_alone(config):
     assert torch.equal(ours.latents, theirs.latents)
 
 
-def test_all_learns():
-    trainer = trainer_of(TINY_KL)
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_all_learns(optimizer):
+    trainer = trainer_of(TINY_KL, optimizer=optimizer)
     before = copy.deepcopy(trainer.tokenizer.state_dict())
     run(trainer, range(3))
     same = [name for name, value in trainer.tokenizer.state_dict().items() if torch.equal(value, before[name])]
     assert same == []
+
+
+def test_a_pyramid_begins_as_averages_and_repetitions(monkeypatch):
+    monkeypatch.setattr("vidtok_model.training.starting._RANDOM_PART", 0.0)
+    pyramid = make_pyramid(random_tokenizer(TINY_KL, seed=3), seed=0)
+    found = set()
+    for name, layer in pyramid.named_modules():
+        channels = next((len(parameter) for parameter in layer.parameters() if parameter.ndim > 1), 0)
+        if isinstance(layer, ResidualBlock):
+            channels = layer.norm1.norm.normalized_shape[0]
+        x_BTHWC = golden_clip(name, (1, max(1, channels), 4, 8, 8)).movedim(1, -1).contiguous()
+        x_TCHW = x_BTHWC[0].movedim(-1, 1)
+        match layer:
+            case ResidualBlock():
+                expected_TCHW = layer.nin_shortcut(x_BTHWC)[0].movedim(-1, 1)
+            case FrameAttention():
+                expected_TCHW = x_TCHW
+            case SpatialDown():
+                expected_TCHW = F.avg_pool2d(x_TCHW, 2)
+            case SpatialUp():
+                blurred = F.avg_pool2d(F.pad(F.interpolate(x_TCHW, scale_factor=2), (1, 1, 1, 1)), 2, stride=1)
+                expected_TCHW = F.avg_pool2d(blurred, 2, stride=1)
+            case TemporalUp():
+                earlier = F.pad(x_TCHW.repeat_interleave(2, dim=0), (0, 0, 0, 0, 0, 0, 1, 0))[:-1]
+                share = layer.mix_factor.sigmoid()
+                expected_TCHW = share * x_TCHW.repeat_interleave(2, dim=0) + (1 - share) * earlier
+            case _:
+                continue
+        found.add(type(layer))
+        assert torch.allclose(layer(x_BTHWC)[0].movedim(-1, 1), expected_TCHW, atol=1e-5), name
+    assert len(found) == 5
+    shortcut = pyramid.encoder.down[1].block[0].nin_shortcut.weight.flatten(1)
+    assert torch.allclose(shortcut.T @ shortcut, torch.eye(shortcut.shape[1]), atol=1e-5)
+
+
+def test_muon_steps_kernels_by_matrices_of_even_singular_values():
+    """Each kernel, as a matrix, moves by 0.2 sqrt(its longer side) times singular values near 1 times the rate."""
+    trainer = trainer_of(TINY_KL, optimizer="muon", learning_rate=1e-3)
+    before = copy.deepcopy(dict(trainer.tokenizer.named_parameters()))
+    run(trainer, range(1))
+    for name in (
+        "encoder.conv_in.conv.weight",
+        "decoder.mid.block_1.conv1.conv.weight",
+        "decoder.up.0.block.0.conv1.weight",
+    ):
+        moved = (dict(trainer.tokenizer.named_parameters())[name] - before[name]).flatten(1).detach()
+        values = torch.linalg.svdvals(moved) / (1e-3 * 0.2 * max(moved.shape) ** 0.5)
+        assert values.min() > 0.3 and values.max() < 1.5, (name, values)  # five iterations bring no further
+
+
+def test_a_pytorch_without_muon_says_so(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ValueError, match=r"optimizer: muon: PyTorch .* is without it, 2.9 and later have it"):
+        trainer_of(TINY_KL, optimizer="muon")
 
 
 def test_the_mean_of_the_weights_is_a_running_mean():

@@ -20,6 +20,7 @@ __all__ = [
     "fsq_loss",
     "generator_loss",
     "hinge_loss",
+    "is_distributed",
     "kl_loss",
     "reconstruction_loss",
 ]
@@ -32,6 +33,12 @@ _PROBABILITY_FLOOR = 1e-5  # inside a logarithm
 # Of positions by codes, at a time: what bounds the memory of the entropy.
 _CHUNK_ELEMENTS = 2**26
 _MOST_ADAPTIVE_WEIGHT = 1e4
+
+
+def is_distributed() -> bool:
+    """Whether there are other ranks."""
+    is_set_up = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return is_set_up and torch.distributed.get_world_size() > 1
 
 
 def reconstruction_loss(
@@ -76,7 +83,7 @@ def fsq_loss(z_BTHWC: Tensor, codes_BCTHW: Tensor, quantizer: FiniteScalarQuanti
     codes_PC = codes_BCTHW.detach().permute(0, 2, 3, 4, 1).flatten(0, 3)
     commitment = (z_PC - codes_PC).square().mean()
     sample_entropy, mean_K = _entropy_and_mean(z_PC, _codebook(quantizer))
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed():
         summed_K = torch.distributed.nn.functional.all_reduce(mean_K)  # type: ignore[no-untyped-call]
         mean_K = summed_K / torch.distributed.get_world_size()
     first, last = _ENTROPY_WEIGHTS

@@ -25,9 +25,11 @@ from vidtok_model.training.losses import (
     fsq_loss,
     generator_loss,
     hinge_loss,
+    is_distributed,
     kl_loss,
     reconstruction_loss,
 )
+from vidtok_model.training.optimizers import make_optimizers
 from vidtok_model.training.options import AdversarialOptions, TrainingOptions
 
 __all__ = ["Trainer"]
@@ -138,8 +140,8 @@ class Trainer:
         for network in (tokenizer.encoder, tokenizer.decoder):
             network.checkpoints_activations = options.checkpoint_activations
         self._autoencoder = _Autoencoder(tokenizer, options, lpips).to(self.device)
-        trained = [parameter for parameter in self._autoencoder.parameters() if parameter.requires_grad]
-        self._optimizer = torch.optim.Adam(trained, lr=options.learning_rate)
+        self._trained = [parameter for parameter in self._autoencoder.parameters() if parameter.requires_grad]
+        self._optimizers = make_optimizers(self._trained, options)
         averaging = get_ema_multi_avg_fn(options.ema_decay)  # type: ignore[no-untyped-call]
         self._average = AveragedModel(tokenizer, multi_avg_fn=averaging)
         self._judgement: _Judgement | None = None
@@ -173,7 +175,7 @@ class Trainer:
             This rank's figures by name.
         """
         options = self.options
-        for group in self._optimizer.param_groups:
+        for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
             group["lr"] = options.learning_rate * options.learning_rate_factor(step)
         noise = self._noise(clips_BCTHW, samples)
         with self._autocast():
@@ -182,11 +184,11 @@ class Trainer:
             if self._judgement is not None and step >= self._adversarial.start:
                 adversarial = self._adversarial_term(made)
                 loss, terms = loss + adversarial, {**terms, "adversarial": adversarial}
-        self._optimizer.zero_grad(set_to_none=True)
+        self._autoencoder.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        trained = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        terms["gradient_norm"] = nn.utils.clip_grad_norm_(trained, options.clip_norm)
-        self._optimizer.step()
+        terms["gradient_norm"] = nn.utils.clip_grad_norm_(self._trained, options.clip_norm)
+        for optimizer in self._optimizers:
+            optimizer.step()
         self._average.update_parameters(self.tokenizer)
         if self._judgement is not None:
             terms |= self._judge(_frames(clips_BCTHW), made.frames_NCHW.detach(), step)
@@ -196,7 +198,7 @@ class Trainer:
         """All that an iteration depends on, but for its batch and number."""
         state = {
             "autoencoder": self._autoencoder.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "average": self._average.state_dict(),
         }
         if self._judgement is not None:
@@ -209,7 +211,8 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from such a state, of a stage of the same model and options."""
         self._autoencoder.load_state_dict(state["autoencoder"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, of_optimizer in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(of_optimizer)
         self._average.load_state_dict(state["average"])
         if self._judgement is not None:
             self._judgement.load_state_dict(state["judgement"])
@@ -265,8 +268,7 @@ def _frames(clips_BCTHW: Tensor) -> Tensor:
 
 def _distributed(module: nn.Module) -> nn.Module:
     """The module with gradients averaged over ranks, where there are several."""
-    is_set_up = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not is_set_up or torch.distributed.get_world_size() == 1:
+    if not is_distributed():
         return module
     # Each rank has BatchNorm's statistics and LeCam's means of its own; the first one's are saved.
     return DistributedDataParallel(module, broadcast_buffers=False)
