@@ -2,7 +2,7 @@
 
     python -m jobs.tiny_set FOLDER VIDEO...
 
-A real video gives pieces of 2 s, at most six, spread over it. Each is written as it is, its shorter side 128 pixels,
+A real video gives six pieces of 2 s, spread over it. Each is written as it is, its shorter side 128 pixels,
 and in variants: of random size, colours, contrast and brightness, some of them upside down or backwards.
 """
 
@@ -19,7 +19,7 @@ from pipeline.decoding.options import DecodeOptions
 from pipeline.records import Frames
 from pipeline.video_file import VideoWriter
 
-_PIECE_SECONDS, _MOST_PIECES, _FRAMES_A_SECOND = 2, 6, 12
+_PIECES, _PIECE_SECONDS, _FRAMES_A_SECOND = 6, 2, 12
 _SMALLEST, _LARGEST = 128, 256
 
 
@@ -28,7 +28,7 @@ def pieces(data: bytes, size: int) -> list[Frames]:
     options = DecodeOptions(fps=_FRAMES_A_SECOND, size=size, crop="keep", factor=2)
     frames = np.stack([frame.pixels_HWC for frame in decode_frames(io.BytesIO(data), len(data), options)])
     length = _PIECE_SECONDS * _FRAMES_A_SECOND
-    starts = np.linspace(0, max(0, len(frames) - length), min(_MOST_PIECES, max(1, len(frames) // length)))
+    starts = np.linspace(0, max(0, len(frames) - length), _PIECES)
     return [frames[start : start + length] for start in starts.round().astype(int)]
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from vidtok_model.config import TokenizerConfig
 
@@ -71,14 +72,12 @@ MODELS: Mapping[str, TokenizerConfig] = MappingProxyType(_released_models())
 
 
 def _carried_models() -> dict[str, TokenizerConfig]:
-    small = {"base_channels": 16, "channel_multipliers": (1, 1, 3, 4), "blocks_per_level": 1, "latent_channels": 4}
-    kinds: dict[str, tuple[int, ...]] = {
-        "vidtok_tiny_kl_causal_488_4chn": (),
-        "vidtok_tiny_fsq_causal_488_4096": (_LEVELS_PER_CHANNEL,) * 4,
+    small = {"base_channels": 16, "channel_multipliers": (1, 1, 3, 4), "blocks_per_level": 1}
+    kinds: dict[str, dict[str, Any]] = {
+        "vidtok_tiny_kl_causal_488_8chn": {"latent_channels": 8},
+        "vidtok_tiny_fsq_causal_488_262144": {"latent_channels": 6, "fsq_levels": (_LEVELS_PER_CHANNEL,) * 6},
     }
-    return {
-        name: TokenizerConfig.from_dict({**small, "name": name, "fsq_levels": levels}) for name, levels in kinds.items()
-    }
+    return {name: TokenizerConfig.from_dict({**small, "name": name, **fields}) for name, fields in kinds.items()}
 
 
 CARRIED: Mapping[str, TokenizerConfig] = MappingProxyType(_carried_models())

@@ -88,8 +88,23 @@ def test_runs_from_another_folder(elsewhere: Path, tmp_path: Path) -> None:
     vidtok = elsewhere / "vidtok"
     assert "Usage" in _run(vidtok, "--help", cwd=tmp_path)
     models = set(re.findall(r"\bvidtok_(?:kl|fsq)_\w+", _run(vidtok, "models", cwd=tmp_path)))
-    assert len(models) == 23, sorted(models)
+    assert len(models) == 25, sorted(models)
     assert json.loads(_run(vidtok, "config", "--schema", cwd=tmp_path))["properties"]
+
+
+def test_the_small_models_come_along(elsewhere: Path, tmp_path: Path) -> None:
+    code = (
+        "from vidtok_model import CARRIED, carried_weights, load_tokenizer; import torch\n"
+        "for name in CARRIED:\n"
+        "    tokenizer = load_tokenizer(name)\n"
+        "    encoded = tokenizer.encode(torch.zeros(1, 3, 17, 16, 16))\n"
+        "    print(name, carried_weights(name), *tokenizer.decode(encoded.latents, 17).shape)"
+    )
+    lines = _run(elsewhere / "python", "-c", code, cwd=tmp_path).splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        _, path, *shape = line.split()
+        assert Path(path).is_relative_to(elsewhere.parent) and shape == ["1", "3", "17", "16", "16"]
 
 
 def test_every_import_is_a_declared_dependency() -> None:

@@ -70,7 +70,7 @@ class _Autoencoder(nn.Module):
             encoded: Encoded = tokenizer.regularizer(z_BTHWC)
         latents_BCTHW, regularization = encoded.latents, z_BTHWC.new_zeros(())
         if isinstance(tokenizer.regularizer, FiniteScalarQuantizer):
-            if encodes:
+            if encodes and options.fsq_weight:  # it is costly where the codebook is large
                 quantizer = tokenizer.regularizer
                 regularization = options.fsq_weight * fsq_loss(z_BTHWC, latents_BCTHW, quantizer, step)
         else:
