@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import vidtok_model
 from pipeline.decoding.frames import decode_frames
 from pipeline.decoding.options import DecodeOptions
 from pipeline.encode import frames_to_clips
@@ -129,6 +130,19 @@ def test_random_weights_by_name(vidtok: Cli, tmp_path: Path, monkeypatch: pytest
     assert read(tmp_path / "out.mp4")[0].shape == (1, 16, 16, 3)
     done = vidtok(*arguments)
     assert done.code == 2 and "--checkpoint random: give --model" in done.err
+
+
+def test_a_small_model_needs_no_checkpoint(vidtok: Cli, short: Path, tmp_path: Path) -> None:
+    (name, *_), target = vidtok_model.CARRIED, tmp_path / "out.mp4"
+    done = vidtok("reconstruct", short, "--model", name, "--out", target, "--size", 32)
+    assert done.code == 0, done.err
+    assert read(target)[0].shape == (40, 32, 40, 3)
+    for said, arguments in {
+        f"--checkpoint: {CLIPS} needs its weights": ["--model", CLIPS],
+        "a model needs": [],
+    }.items():
+        done = vidtok("reconstruct", short, *arguments, "--out", target)
+        assert done.code == 2 and said in done.err
 
 
 def test_a_video_that_breaks_off(vidtok: Cli, checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +18,15 @@ from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError, StorageError
 from pipeline.weights import load_weights
 from tests.servers.web import WebServer
-from vidtok_model import MODELS, TokenizerConfig, VideoTokenizer, random_tokenizer
+from vidtok_model import (
+    CARRIED,
+    MODELS,
+    TokenizerConfig,
+    VideoTokenizer,
+    carried_weights,
+    load_tokenizer,
+    random_tokenizer,
+)
 
 NAME = "vidtok_fsq_causal_488_4096"
 FULL = MODELS[NAME]
@@ -68,6 +77,20 @@ def test_a_local_file_is_known_by_its_content(checkpoint: Path, monkeypatch: pyt
     assert located(checkpoint) == Weights(checkpoint=str(checkpoint), identity=expected)
     monkeypatch.chdir(checkpoint.parent)
     assert located("weights.safetensors") == located(checkpoint)
+
+
+def test_a_small_model_brings_its_own() -> None:
+    (name, config), *_ = CARRIED.items()
+    model = ModelConfig(name=name)
+    assert model.checkpoint == f"carried://{name}" == ModelConfig.model_validate(model.model_dump()).checkpoint
+    weights = locate_weights(model)
+    assert weights.identity == hashlib.sha256(carried_weights(name).read_bytes()).hexdigest()
+    ours, expected = load(config, weights).state_dict(), load_tokenizer(name).state_dict()
+    assert all(torch.equal(ours[key], value) for key, value in expected.items())
+    with pytest.raises(ConfigError, match=r"carried://\w+ has sha256 \w+, expected other"):
+        load(config, replace(weights, identity="other"))
+    with pytest.raises(ConfigError, match=f"model.checkpoint: no weights are carried for {NAME}, only for {name} and"):
+        located(f"carried://{NAME}")
 
 
 @pytest.mark.parametrize("name", ["none.ckpt", "", "folder"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.vidtok_model.support import TINY_FSQ, TINY_KL, lightning_checkpoint, save, tiny_tokenizer
-from vidtok_model import MODELS, load_tokenizer, random_tokenizer
+from vidtok_model import CARRIED, MODELS, load_tokenizer, random_tokenizer
 
 WEIGHT = "encoder.conv_in.conv.weight"
 
@@ -115,6 +115,11 @@ def test_the_model_that_would_fit_is_named(tmp_path):
 
 
 def test_no_checkpoint():
+    (name, config), *_ = CARRIED.items()
+    for asked in (name, config):
+        assert load_tokenizer(asked).config == config
+    with pytest.raises(ValueError, match=f"is of {name}, not of {name}: base_channels"):
+        load_tokenizer(config.replace(base_channels=8))
     with pytest.raises(ValueError, match="no weights are carried for vidtok_kl_causal_488_4chn: give the path of a"):
         load_tokenizer("vidtok_kl_causal_488_4chn")
     with pytest.raises(ValueError, match="no weights are carried for any model: give the path of a"):
