@@ -12,6 +12,8 @@ from vidtok_model.tokenizer import VideoTokenizer
 __all__ = ["make_pyramid"]
 
 _RANDOM_PART = 0.3
+# So that an FSQ model's first latents spread over its levels, and rounding leaves colours in them.
+_LATENT_GAIN = 5.0
 
 
 @torch.no_grad()
@@ -43,6 +45,7 @@ def make_pyramid(tokenizer: VideoTokenizer, *, seed: int) -> VideoTokenizer:
             _pass_on(_kernel(module.conv, _RANDOM_PART), tent)
         elif isinstance(module, TemporalDown | TemporalUp):
             _pass_on(_kernel(module.conv, _RANDOM_PART), center)
+    _kernel(tokenizer.encoder.conv_out, _LATENT_GAIN if tokenizer.config.is_discrete else 1)
     return tokenizer
 
 
