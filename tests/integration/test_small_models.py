@@ -87,15 +87,16 @@ def test_the_card_says_what_they_do_on_a_clip_they_never_saw(tokenizer: VideoTok
 
 @pytest.mark.parametrize("name", CARRIED)
 def test_one_real_clip_is_learned_by_heart(name: str) -> None:
-    """From random weights to 30 dB in 200 iterations."""
+    """From random weights to 30 dB in 300 iterations."""
     clip = next(clips_of(CLIPS / "bigbuckbunny.mp4", size=64, frames=5, fps=12))
     options = TrainingOptions(
-        steps=200,
+        steps=300,
         optimizer="muon",
         learning_rate=3e-3,
         schedule="cosine",
         warmup_steps=20,
         ema_decay=0.9,
+        fsq_weight=0,  # costly with so many codes
         adversarial=None,
     )
     trainer = Trainer(random_tokenizer(name, seed=0), options)

@@ -87,7 +87,7 @@ def test_comes_from_the_wheel_and_not_from_the_checkout(elsewhere: Path, tmp_pat
 def test_runs_from_another_folder(elsewhere: Path, tmp_path: Path) -> None:
     vidtok = elsewhere / "vidtok"
     assert "Usage" in _run(vidtok, "--help", cwd=tmp_path)
-    models = set(re.findall(r"\bvidtok_(?:kl|fsq)_\w+", _run(vidtok, "models", cwd=tmp_path)))
+    models = set(re.findall(r"\bvidtok_(?:tiny_)?(?:kl|fsq)_\w+", _run(vidtok, "models", cwd=tmp_path)))
     assert len(models) == 25, sorted(models)
     assert json.loads(_run(vidtok, "config", "--schema", cwd=tmp_path))["properties"]
 

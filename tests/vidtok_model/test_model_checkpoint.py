@@ -118,7 +118,7 @@ def test_no_checkpoint():
     (name, config), *_ = CARRIED.items()
     for asked in (name, config):
         assert load_tokenizer(asked).config == config
-    with pytest.raises(ValueError, match=f"is of {name}, not of {name}: base_channels"):
+    with pytest.raises(ValueError, match=f"is of {name}, not of {name}: its base_channels"):
         load_tokenizer(config.replace(base_channels=8))
     with pytest.raises(ValueError, match="no weights are carried for vidtok_kl_causal_488_4chn: give the path of a"):
         load_tokenizer("vidtok_kl_causal_488_4chn")
