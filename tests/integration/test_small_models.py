@@ -24,19 +24,14 @@ SIZE, FRAMES = 128, 17
 CARD = ROOT / "vidtok_model" / "weights" / "README.md"
 
 
-def clips_of(
-    path: Path, *, every: int = 1, size: int = SIZE, frames: int = FRAMES, fps: float | None = None
-) -> Iterator[torch.Tensor]:
-    """Every n-th clip of a video's middle square, (1, 3, frames, size, size)."""
+def clips_of(path: Path, *, size: int = SIZE, frames: int = FRAMES, fps: float | None = None) -> Iterator[torch.Tensor]:
+    """The whole clips of a video's middle square, each (1, 3, frames, size, size)."""
     data = path.read_bytes()
     decoded = (
         frame.pixels_HWC for frame in decode_frames(io.BytesIO(data), len(data), DecodeOptions(size=size, fps=fps))
     )
-    number = 0
     while len(taken := list(islice(decoded, frames))) == frames:
-        if number % every == 0:
-            yield frames_to_clips(torch.from_numpy(np.stack(taken))[None], torch.float32)
-        number += 1
+        yield frames_to_clips(torch.from_numpy(np.stack(taken))[None], torch.float32)
 
 
 def averaged(clip_BCTHW: torch.Tensor) -> torch.Tensor:
@@ -63,10 +58,10 @@ def test_they_are_small(tokenizer: VideoTokenizer) -> None:
     assert tokenizer.config == CARRIED[tokenizer.config.name]
 
 
-def figures(tokenizer: VideoTokenizer, path: Path, *, every: int = 1) -> dict[str, float]:
+def figures(tokenizer: VideoTokenizer, path: Path) -> dict[str, float]:
     """Means over the frames of a video's clips; printed as the card has them."""
     found: dict[str, list[float]] = {"psnr": [], "ssim": [], "averaging": []}
-    for clip in clips_of(path, every=every):
+    for clip in clips_of(path):
         decoded = round_trip(tokenizer, clip)
         found["psnr"].append(psnr(clip, decoded).mean().item())
         found["ssim"].append(ssim(clip, decoded).mean().item())
