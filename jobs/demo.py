@@ -65,7 +65,7 @@ def main() -> None:
     job = {
         "input": {"shards": f"{folder}/shards/{{000..001}}.tar"},
         "output": f"{folder}/dataset",
-        "model": {"name": "vidtok_tiny_fsq_causal_488_262144"},
+        "model": {"name": "vidtok_tiny_fsq_causal_488_1073741824"},
         "clips": {"fps": 8, "size": 128},
         "executor": {"kind": "ray", "num_workers": 2},
     }

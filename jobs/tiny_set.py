@@ -9,6 +9,7 @@ and in variants: of random size, colours, contrast and brightness, some of them 
 import argparse
 import io
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ _SMALLEST, _LARGEST = 128, 256
 def pieces(data: bytes, size: int) -> list[Frames]:
     """Pieces of one video's frames, uint8 (T, H, W, 3), their shorter side `size` pixels."""
     options = DecodeOptions(fps=_FRAMES_A_SECOND, size=size, crop="keep", factor=2)
-    frames = np.stack([frame.pixels_HWC for frame in decode_frames(io.BytesIO(data), len(data), options)])
+    decoded = [frame.pixels_HWC for frame in decode_frames(io.BytesIO(data), len(data), options)]
+    # A video of fewer frames a second repeats them; a model would learn that nothing moves.
+    frames = np.stack(decoded[:1] + [after for before, after in pairwise(decoded) if (after != before).any()])
     length = _PIECE_SECONDS * _FRAMES_A_SECOND
     starts = np.linspace(0, max(0, len(frames) - length), _PIECES)
     return [frames[start : start + length] for start in starts.round().astype(int)]
