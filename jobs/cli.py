@@ -21,7 +21,7 @@ from jobs.bench.commands import bench
 from jobs.display import ProgressDisplay
 from jobs.model_commands import convert, evaluate, models, reconstruct, train
 from jobs.options import Anon, Assignments, EndpointUrl, Verbose
-from pipeline.config import RANDOM_CHECKPOINT, JobConfig
+from pipeline.config import JobConfig
 from pipeline.errors import (
     ConfigError,
     ErrorBudgetExceeded,
@@ -32,6 +32,7 @@ from pipeline.errors import (
     WorkerUnfit,
 )
 from pipeline.job_file import load_job
+from pipeline.model_config import RANDOM_CHECKPOINT
 from pipeline.secrets import RedactingFormatter, redact
 from pipeline.stopping import stop_on_sigterm
 

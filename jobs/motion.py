@@ -37,7 +37,7 @@ def moving_textures(seed: int) -> Frames:
 
 
 def moving_colours(seed: int) -> Frames:
-    """One video of soft fields of any colours, uint8 (72, 128, 128, 3): what an average over 8x8 pixels keeps whole."""
+    """One video of soft fields of any colours, uint8 (72, 128, 128, 3): what an average over 8x8 pixels keeps."""
     draw = np.random.default_rng([1, seed])
     cells = int(draw.integers(2, 7))
     around, contrast = draw.uniform(0.1, 0.9, (1, 3, 1, 1, 1)), draw.uniform(0.3, 1.6)

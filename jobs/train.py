@@ -12,14 +12,15 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+import torch
 
 from jobs.train_config import PYRAMID, TrainingJob
 from jobs.training_loop import MODEL_FILE, VIDEOS_FILE, Rank, train
 from jobs.training_observer import say
 from pipeline.checkpoints import Weights, local_file, sha256_of
-from pipeline.config import RANDOM_CHECKPOINT
 from pipeline.dataset import plan_difference
 from pipeline.errors import ConfigError, TrainingFailed
+from pipeline.model_config import RANDOM_CHECKPOINT
 from pipeline.secrets import storable
 from pipeline.storage import open_store
 from pipeline.training_videos import TrainingVideos, index_videos
@@ -121,6 +122,7 @@ def _causes(error: Exception) -> str:
 
 def _work(config: dict[str, Any]) -> None:
     """A worker of Ray Train."""
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it repeats each report, whatever its settings say
     job, start = TrainingJob.model_validate(config["job"]), Weights(**config["start"])
     context = ray.train.get_context()
     rank = Rank(
@@ -136,4 +138,7 @@ def _work(config: dict[str, Any]) -> None:
             figures = ", ".join(f"{name} {value:.4g}" for name, value in terms.items() if name != "step")
             say(f"step {terms['step']} of {job.training.steps}: {figures}")
 
+    is_imitated = rank.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    if job.training.precision == "bf16" and is_imitated and rank.number == 0:
+        say("training.precision: bf16 is slow on this CPU, which has no arithmetic of it; fp32 is faster here")
     train(job, start, rank, on_log)

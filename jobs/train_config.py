@@ -4,8 +4,9 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config import RANDOM_CHECKPOINT, StoreConfig
+from pipeline.config import StoreConfig
 from pipeline.input_config import InputConfig
+from pipeline.model_config import RANDOM_CHECKPOINT
 from pipeline.storage import absolute_url
 from pipeline.training_clips import TrainingClipsConfig
 from pipeline.video_config import Section

@@ -10,8 +10,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipeline.config import CARRIED_CHECKPOINTS, RANDOM_CHECKPOINT, ModelConfig
 from pipeline.errors import ConfigError
+from pipeline.model_config import CARRIED_CHECKPOINTS, RANDOM_CHECKPOINT, ModelConfig
 from pipeline.secrets import redact_url, storable
 from pipeline.storage import absolute_url, open_store
 from vidtok_model import carried_weights

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from pipeline.checkpoints import Weights, local_file, name_source
-from pipeline.config import CARRIED_CHECKPOINTS, RANDOM_CHECKPOINT, JobConfig
+from pipeline.config import JobConfig
 from pipeline.errors import ConfigError
+from pipeline.model_config import CARRIED_CHECKPOINTS, RANDOM_CHECKPOINT
 from pipeline.secrets import redact_url, storable
 from pipeline.storage import absolute_url
 from vidtok_model import (

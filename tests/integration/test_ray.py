@@ -17,10 +17,10 @@ from ray.exceptions import OutOfMemoryError
 from safetensors.torch import save_file
 
 import pipeline.executors.ray
-from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.executors.ray import _resources
 from pipeline.job import Progress, run_job
+from pipeline.model_config import ModelConfig
 from tests.jobs_for_tests import dataset_rows, job
 from tests.media import gradient_frames, make_video, pack_tar
 from tests.process_tree import below

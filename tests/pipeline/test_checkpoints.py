@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from pipeline.checkpoints import Weights, locate_weights
-from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError, StorageError
+from pipeline.model_config import ModelConfig
 from pipeline.weights import load_weights
 from tests.servers.proxy import MisbehavingProxy
 from tests.servers.web import WebServer

@@ -26,7 +26,7 @@ TOKEN = "hf_notforanybodyelse"
 PROGRAM = """
 import json, sys
 from pipeline.checkpoints import locate_weights
-from pipeline.config import ModelConfig
+from pipeline.model_config import ModelConfig
 from pipeline.errors import VidtokError
 options = json.loads(sys.argv[1])
 for url in sys.argv[2:]:

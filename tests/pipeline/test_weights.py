@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.checkpoints import Weights, locate_weights
-from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError, StorageError
+from pipeline.model_config import ModelConfig
 from pipeline.weights import load_weights
 from tests.servers.web import WebServer
 from vidtok_model import (

@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from tests.vidtok_model.support import TINY_FSQ, TINY_KL, fill, tiny_tokenizer
 from vidtok_model import VideoTokenizer, random_tokenizer
@@ -14,6 +15,7 @@ from vidtok_model.layers import FrameAttention, ResidualBlock
 from vidtok_model.metrics import Lpips
 from vidtok_model.resampling import SpatialDown, SpatialUp, TemporalUp
 from vidtok_model.training import AdversarialOptions, Trainer, TrainingOptions, make_pyramid
+from vidtok_model.training.optimizers import Muon
 
 ADVERSARIAL = AdversarialOptions(start=2, learning_rate=1e-3)
 
@@ -61,7 +63,7 @@ def assert_equal_states(left, right) -> None:
 def test_a_saved_state_goes_on_bit_for_bit(config, options):
     """Model, optimizers, mean of the weights, LeCam's means, BatchNorm; and the noise, which follows from numbers."""
     unbroken = trainer_of(config, **options)
-    figures = run(unbroken, range(6))
+    figures = run(unbroken, range(5))
     stopped = trainer_of(config, **options)
     run(stopped, range(3))
     file = io.BytesIO()
@@ -69,7 +71,7 @@ def test_a_saved_state_goes_on_bit_for_bit(config, options):
     torch.rand(17)  # the process that goes on has drawn other random numbers
     resumed = Trainer(random_tokenizer(config, seed=2), unbroken.options, seed=7)
     resumed.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
-    assert run(resumed, range(3, 6)) == figures[3:]
+    assert run(resumed, range(3, 5)) == figures[3:]
     assert_equal_states(resumed.state_dict(), unbroken.state_dict())
 
 
@@ -131,25 +133,22 @@ def test_a_pyramid_begins_as_averages_and_repetitions(monkeypatch):
     assert torch.allclose(shortcut.T @ shortcut, torch.eye(shortcut.shape[1]), atol=1e-5)
 
 
-def test_muon_steps_kernels_by_matrices_of_even_singular_values():
-    """Each kernel, as a matrix, moves by 0.2 sqrt(its longer side) times singular values near 1 times the rate."""
-    trainer = trainer_of(TINY_KL, optimizer="muon", learning_rate=1e-3)
-    before = copy.deepcopy(dict(trainer.tokenizer.named_parameters()))
-    run(trainer, range(1))
-    for name in (
-        "encoder.conv_in.conv.weight",
-        "decoder.mid.block_1.conv1.conv.weight",
-        "decoder.up.0.block.0.conv1.weight",
-    ):
-        moved = (dict(trainer.tokenizer.named_parameters())[name] - before[name]).flatten(1).detach()
-        values = torch.linalg.svdvals(moved) / (1e-3 * 0.2 * max(moved.shape) ** 0.5)
-        assert values.min() > 0.3 and values.max() < 1.5, (name, values)  # five iterations bring no further
-
-
-def test_a_pytorch_without_muon_says_so(monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(ValueError, match=r"optimizer: muon: PyTorch .* is without it, 2.9 and later have it"):
-        trainer_of(TINY_KL, optimizer="muon")
+def test_muon_is_pytorchs_on_kernels_as_matrices(monkeypatch):
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip(f"PyTorch {torch.__version__} is without Muon")
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)  # theirs rounds to it
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((24, 8, 3, 3, 3), (40, 8, 1, 1)):  # wide, tall
+        kernel = nn.Parameter(torch.randn(shape, generator=generator))
+        matrix = nn.Parameter(kernel.detach().flatten(1).clone())
+        ours = Muon([kernel], lr=0.01)
+        theirs = torch.optim.Muon([matrix], lr=0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        for step in range(4):
+            kernel.grad = torch.randn(shape, generator=generator) * 10.0**-step
+            matrix.grad = kernel.grad.flatten(1)
+            ours.step()
+            theirs.step()
+            assert torch.allclose(kernel.flatten(1), matrix, atol=1e-5), (shape, step)
 
 
 def test_the_mean_of_the_weights_is_a_running_mean():
