@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from pipeline.records import Frames
 
-__all__ = ["FPS", "moving_colours", "moving_textures"]
+__all__ = ["FPS", "moving_textures"]
 
 FPS = 24
 _SIZE, _SECONDS = 128, 3
@@ -33,17 +33,6 @@ def moving_textures(seed: int) -> Frames:
         shape_TCHW, opacity_THW = _moved(_texture(draw), at, draw), _shape(at, draw)
         frames_TCHW = torch.lerp(frames_TCHW, shape_TCHW, opacity_THW[:, None])
     pixels: Frames = (frames_TCHW * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return pixels
-
-
-def moving_colours(seed: int) -> Frames:
-    """One video of soft fields of any colours, uint8 (72, 128, 128, 3): what an average over 8x8 pixels keeps."""
-    draw = np.random.default_rng([1, seed])
-    cells = int(draw.integers(2, 7))
-    around, contrast = draw.uniform(0.1, 0.9, (1, 3, 1, 1, 1)), draw.uniform(0.3, 1.6)
-    corners = torch.from_numpy(around + contrast * draw.uniform(-0.5, 0.5, (1, 3, 6, cells, cells)))
-    fields = F.interpolate(corners, size=(_SECONDS * FPS, _SIZE, _SIZE), mode="trilinear", align_corners=True)[0]
-    pixels: Frames = (fields.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
     return pixels
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.motion import FPS, moving_colours, moving_textures
+from jobs.motion import FPS, moving_textures
 from pipeline.decoding.frames import decode_frames
 from pipeline.decoding.options import DecodeOptions
 from pipeline.records import Frames
@@ -22,6 +22,8 @@ from pipeline.video_file import VideoWriter
 
 _PIECES, _PIECE_SECONDS, _FRAMES_A_SECOND = 6, 2, 12
 _SMALLEST, _LARGEST = 128, 256
+TEXTURE = "texture"
+"""How the names of generated videos begin."""
 
 
 def pieces(data: bytes, size: int) -> list[Frames]:
@@ -69,12 +71,10 @@ def main() -> None:
     parser.add_argument("videos", type=Path, nargs="*")
     parser.add_argument("--variants", type=int, default=6)
     parser.add_argument("--textures", type=int, default=96)
-    parser.add_argument("--colours", type=int, default=40)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    textures = ((f"texture-{seed}", moving_textures(seed), float(FPS)) for seed in range(arguments.textures))
-    colours = ((f"colours-{seed}", moving_colours(seed), float(FPS)) for seed in range(arguments.colours))
-    for videos in (real_videos(arguments.videos, arguments.variants), textures, colours):
+    textures = ((f"{TEXTURE}-{seed}", moving_textures(seed), float(FPS)) for seed in range(arguments.textures))
+    for videos in (real_videos(arguments.videos, arguments.variants), textures):
         for name, frames_THWC, fps in videos:
             with VideoWriter(arguments.folder / f"{name}.mp4") as writer:
                 for index, frame_HWC in enumerate(frames_THWC):

@@ -14,7 +14,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from jobs.train_config import PYRAMID, TrainingJob
+from jobs.train_config import TrainingJob
 from jobs.training_loop import MODEL_FILE, VIDEOS_FILE, Rank, train
 from jobs.training_observer import say
 from pipeline.checkpoints import Weights, local_file, sha256_of
@@ -53,9 +53,8 @@ def run_training(job: TrainingJob) -> str:
 
 
 def _start(job: TrainingJob) -> Weights:
-    if job.model.start in (RANDOM_CHECKPOINT, PYRAMID):
-        kind = "" if job.model.start == RANDOM_CHECKPOINT else f"{PYRAMID}, "
-        return Weights(checkpoint=RANDOM_CHECKPOINT, identity=f"{kind}seed {job.model.seed}", seed=job.model.seed)
+    if job.model.start == RANDOM_CHECKPOINT:
+        return Weights(checkpoint=RANDOM_CHECKPOINT, identity=f"seed {job.model.seed}", seed=job.model.seed)
     _, sha256 = local_file(job.model.start, job.storage.model_dump(), key="model.start")
     return Weights(checkpoint=storable(job.model.start), identity=sha256)
 

@@ -13,9 +13,7 @@ from pipeline.video_config import Section
 from vidtok_model import TokenizerConfig, get_config
 from vidtok_model.training.options import TrainingOptions
 
-__all__ = ["PYRAMID", "TrainingJob"]
-
-PYRAMID = "pyramid"
+__all__ = ["TrainingJob"]
 
 
 class TrainedModelConfig(Section):
@@ -27,16 +25,15 @@ class TrainedModelConfig(Section):
     )
     start: str = Field(
         default=RANDOM_CHECKPOINT,
-        description="Where its weights begin: `random`, as the published ones did; `pyramid`, random ones that average "
-        "and repeat at first, with which small models learn sooner; or a checkpoint (a published one, or the "
-        "model.safetensors of the stage before).",
+        description="Where its weights begin: `random`, as the published ones did, or a checkpoint (a published one, "
+        "or the model.safetensors of the stage before).",
     )
     seed: int = Field(default=0, ge=0, lt=2**20, description="Of random weights, and of the order of the videos.")
 
     @field_validator("start")
     @classmethod
     def _absolute(cls, start: str) -> str:
-        return start if start in (RANDOM_CHECKPOINT, PYRAMID) else absolute_url(start)
+        return start if start == RANDOM_CHECKPOINT else absolute_url(start)
 
     def tokenizer_config(self) -> TokenizerConfig:
         """The network.

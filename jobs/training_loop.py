@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.train_config import PYRAMID, TrainingJob
+from jobs.train_config import TrainingJob
 from jobs.training_observer import Observer
 from jobs.training_states import TrainingStates
 from pipeline.checkpoints import Weights
@@ -24,7 +24,7 @@ from pipeline.training_videos import TrainingVideos
 from pipeline.weights import load_weights
 from vidtok_model import random_tokenizer, save_tokenizer
 from vidtok_model.metrics import load_lpips
-from vidtok_model.training import Trainer, make_pyramid
+from vidtok_model.training import Trainer
 
 __all__ = ["MODEL_FILE", "VIDEOS_FILE", "Rank", "train"]
 
@@ -91,10 +91,7 @@ def train(job: TrainingJob, start: Weights, rank: Rank, on_log: Callable[[dict[s
 def _trainer(job: TrainingJob, start: Weights, rank: Rank) -> Trainer:
     config = job.model.tokenizer_config()
     if start.is_random:
-        tokenizer = random_tokenizer(config, seed=start.seed)
-        if job.model.start == PYRAMID:
-            make_pyramid(tokenizer, seed=start.seed)
-        tokenizer.to(rank.device)
+        tokenizer = random_tokenizer(config, seed=start.seed).to(rank.device)
     else:
         options = job.storage.model_dump()
         tokenizer = load_weights(

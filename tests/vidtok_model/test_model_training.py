@@ -5,16 +5,13 @@ import io
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from tests.vidtok_model.support import TINY_FSQ, TINY_KL, fill, tiny_tokenizer
 from vidtok_model import VideoTokenizer, random_tokenizer
 from vidtok_model.golden import golden_clip
-from vidtok_model.layers import FrameAttention, ResidualBlock
 from vidtok_model.metrics import Lpips
-from vidtok_model.resampling import SpatialDown, SpatialUp, TemporalUp
-from vidtok_model.training import AdversarialOptions, Trainer, TrainingOptions, make_pyramid
+from vidtok_model.training import AdversarialOptions, Trainer, TrainingOptions
 from vidtok_model.training.optimizers import Muon
 
 ADVERSARIAL = AdversarialOptions(start=2, learning_rate=1e-3)
@@ -98,39 +95,6 @@ def test_all_learns(optimizer):
     run(trainer, range(3))
     same = [name for name, value in trainer.tokenizer.state_dict().items() if torch.equal(value, before[name])]
     assert same == []
-
-
-def test_a_pyramid_begins_as_averages_and_repetitions(monkeypatch):
-    monkeypatch.setattr("vidtok_model.training.starting._RANDOM_PART", 0.0)
-    pyramid = make_pyramid(random_tokenizer(TINY_KL, seed=3), seed=0)
-    found = set()
-    for name, layer in pyramid.named_modules():
-        channels = next((len(parameter) for parameter in layer.parameters() if parameter.ndim > 1), 0)
-        if isinstance(layer, ResidualBlock):
-            channels = layer.norm1.norm.normalized_shape[0]
-        x_BTHWC = golden_clip(name, (1, max(1, channels), 4, 8, 8)).movedim(1, -1).contiguous()
-        x_TCHW = x_BTHWC[0].movedim(-1, 1)
-        match layer:
-            case ResidualBlock():
-                expected_TCHW = layer.nin_shortcut(x_BTHWC)[0].movedim(-1, 1)
-            case FrameAttention():
-                expected_TCHW = x_TCHW
-            case SpatialDown():
-                expected_TCHW = F.avg_pool2d(x_TCHW, 2)
-            case SpatialUp():
-                blurred = F.avg_pool2d(F.pad(F.interpolate(x_TCHW, scale_factor=2), (1, 1, 1, 1)), 2, stride=1)
-                expected_TCHW = F.avg_pool2d(blurred, 2, stride=1)
-            case TemporalUp():
-                earlier = F.pad(x_TCHW.repeat_interleave(2, dim=0), (0, 0, 0, 0, 0, 0, 1, 0))[:-1]
-                share = layer.mix_factor.sigmoid()
-                expected_TCHW = share * x_TCHW.repeat_interleave(2, dim=0) + (1 - share) * earlier
-            case _:
-                continue
-        found.add(type(layer))
-        assert torch.allclose(layer(x_BTHWC)[0].movedim(-1, 1), expected_TCHW, atol=1e-5), name
-    assert len(found) == 5
-    shortcut = pyramid.encoder.down[1].block[0].nin_shortcut.weight.flatten(1)
-    assert torch.allclose(shortcut.T @ shortcut, torch.eye(shortcut.shape[1]), atol=1e-5)
 
 
 def test_muon_is_pytorchs_on_kernels_as_matrices(monkeypatch):
