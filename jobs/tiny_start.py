@@ -12,6 +12,7 @@ import argparse
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class LinearPart(nn.Module):
 
     def encoder_output(self, clips_BCTHW: Tensor) -> Tensor:
         """The features before the encoder's last convolution; all but the first few are 0."""
-        encoder = self.tokenizer.encoder
+        encoder: Any = self.tokenizer.encoder
         x_BTHWC = convolve(encoder.conv_in, self.tokenizer.encoder_input(clips_BCTHW), None)
         for space, time in zip(encoder.down, encoder.down_temporal, strict=True):
             x_BTHWC = _resampled(_widened(x_BTHWC, space), space.downsample, time.downsample)
@@ -74,7 +75,7 @@ class LinearPart(nn.Module):
 
     def decoder_output(self, latents_BTHWC: Tensor) -> Tensor:
         """The features before the decoder's last convolution; all but the first few are 0."""
-        decoder = self.tokenizer.decoder
+        decoder: Any = self.tokenizer.decoder
         x_BTHWC = convolve(decoder.conv_in, latents_BTHWC, None)
         for level in reversed(range(len(decoder.up))):
             space, time = decoder.up[level], decoder.up_temporal[level]
@@ -181,7 +182,8 @@ def complete(part: LinearPart, clips_BCTHW: Tensor) -> VideoTokenizer:
         clips_BCTHW: What the features' energy is taken from.
     """
     tokenizer = part.tokenizer
-    encoder, decoder = tokenizer.encoder, tokenizer.decoder
+    encoder: Any = tokenizer.encoder
+    decoder: Any = tokenizer.decoder
     latents_BTHWC = tokenizer.regularizer(part.latents(clips_BCTHW)).latents.movedim(1, -1).contiguous()
     _double(
         [encoder.down[-1].block[0].nin_shortcut],
