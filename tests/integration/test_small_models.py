@@ -100,13 +100,17 @@ def check(tokenizer: VideoTokenizer, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if "_fsq_" in name else pytest.mark.slow) for name in CARRIED]
+    ("name", "steps", "least"),
+    [
+        ("vidtok_tiny_fsq_causal_488_1073741824", 60, 24),
+        *(pytest.param(name, 300, 30, marks=pytest.mark.slow) for name in CARRIED),
+    ],
 )
-def test_one_real_clip_is_learned_by_heart(name: str) -> None:
-    """From random weights to 30 dB in 300 iterations."""
+def test_one_real_clip_is_learned_by_heart(name: str, steps: int, least: float) -> None:
+    """From random weights to 30 dB in 300 iterations; in short, to 24 dB in 60."""
     clip = next(clips_of(CLIPS / "bigbuckbunny.mp4", size=64, frames=5, fps=12))
     options = TrainingOptions(
-        steps=300,
+        steps=steps,
         optimizer="muon",
         learning_rate=3e-3,
         schedule="cosine",
@@ -119,4 +123,4 @@ def test_one_real_clip_is_learned_by_heart(name: str) -> None:
     trainer = Trainer(random_tokenizer(name, seed=0), options)
     for step in range(options.steps):
         trainer.iterate(clip, [step], step)
-    assert psnr(clip, round_trip(trainer.average, clip)).mean() >= 30
+    assert psnr(clip, round_trip(trainer.average, clip)).mean() >= least
