@@ -36,6 +36,7 @@ KNOWN = {
     "pandas": "pandas",
     "polars": "Polars",
     "s3fs": "fsspec's S3 client",
+    "torch-muon": "torch 2.9 or later, whose Muon ours is held against",
     "shared-videos": "the real clips in ../shared/videos",
     "tensorboard": "TensorBoard",
 }

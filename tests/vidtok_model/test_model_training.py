@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support import require
 from tests.vidtok_model.support import TINY_FSQ, TINY_KL, fill, tiny_tokenizer
 from vidtok_model import VideoTokenizer, random_tokenizer
 from vidtok_model.golden import golden_clip
@@ -98,8 +99,7 @@ def test_all_learns(optimizer):
 
 
 def test_muon_is_pytorchs_on_kernels_as_matrices(monkeypatch):
-    if not hasattr(torch.optim, "Muon"):
-        pytest.skip(f"PyTorch {torch.__version__} is without Muon")
+    require("torch-muon", hasattr(torch.optim, "Muon"), f"PyTorch {torch.__version__} is without Muon")
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)  # theirs rounds to it
     generator = torch.Generator().manual_seed(0)
     for shape in ((24, 8, 3, 3, 3), (40, 8, 1, 1)):  # wide, tall
