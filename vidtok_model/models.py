@@ -75,7 +75,10 @@ def _carried_models() -> dict[str, TokenizerConfig]:
     small = {"base_channels": 16, "channel_multipliers": (1, 1, 3, 4), "blocks_per_level": 1}
     kinds: dict[str, dict[str, Any]] = {
         "vidtok_tiny_kl_causal_488_16chn": {"latent_channels": 16},
-        "vidtok_tiny_fsq_causal_488_1073741824": {"latent_channels": 10, "fsq_levels": (_LEVELS_PER_CHANNEL,) * 10},
+        "vidtok_tiny_fsq_causal_488_1073741824": {
+            "latent_channels": 10,
+            "fsq_levels": (32, 16, 16, 8, 8, 8, 4, 4, 4, 4),
+        },
     }
     return {name: TokenizerConfig.from_dict({**small, "name": name, **fields}) for name, fields in kinds.items()}
 
