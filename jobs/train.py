@@ -107,7 +107,7 @@ def _fit(job: TrainingJob, start: Weights) -> None:
 
 
 def _quiet() -> dict[str, Any]:
-    """Without a line for each report of a worker, as far as this Ray knows how."""
+    """Without what Ray says of its own progress, as far as this Ray knows how."""
     kind = getattr(ray.train, "LoggingConfig", None)
     return {} if kind is None else {"logging_config": kind(log_level="WARNING")}
 
@@ -121,7 +121,6 @@ def _causes(error: Exception) -> str:
 
 def _work(config: dict[str, Any]) -> None:
     """A worker of Ray Train."""
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it repeats each report, whatever its settings say
     job, start = TrainingJob.model_validate(config["job"]), Weights(**config["start"])
     context = ray.train.get_context()
     rank = Rank(
@@ -132,7 +131,7 @@ def _work(config: dict[str, Any]) -> None:
     )
 
     def on_log(terms: dict[str, float]) -> None:
-        ray.train.report(terms)
+        # Not to Ray Train as well: it would print each report once more for each worker.
         if rank.number == 0:
             figures = ", ".join(f"{name} {value:.4g}" for name, value in terms.items() if name != "step")
             say(f"step {terms['step']} of {job.training.steps}: {figures}")

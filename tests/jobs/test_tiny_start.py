@@ -7,13 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jobs.tiny_start import LinearPart, complete, fit, make_pyramid
+from jobs.tiny_start import LinearPart, align, complete, fit, make_pyramid
 from tests.vidtok_model.support import TINY_KL
 from vidtok_model import CARRIED, random_tokenizer
 from vidtok_model.golden import golden_clip
 from vidtok_model.layers import FrameAttention, ResidualBlock
 from vidtok_model.metrics import psnr
 from vidtok_model.resampling import SpatialDown, SpatialUp, TemporalUp
+
+FSQ = next(name for name, config in CARRIED.items() if config.is_discrete)
 
 
 def smooth_clips(count: int, size: int) -> torch.Tensor:
@@ -24,18 +26,42 @@ def smooth_clips(count: int, size: int) -> torch.Tensor:
 def test_the_whole_model_does_what_its_linear_part_did(name):
     smooth = smooth_clips(4, 32)
     part = LinearPart(make_pyramid(random_tokenizer(name, seed=1), seed=0))
+    if part.tokenizer.config.is_discrete:
+        align(part, smooth)
     alone = copy.deepcopy(part)
     whole = complete(part, smooth)
-    latents = whole.regularizer(alone.latents(smooth)).latents
+    latents = alone.latents(smooth).movedim(-1, 1)
+    encoded = whole.encode(smooth)
     if whole.config.is_discrete:
-        assert (whole.encode(smooth).latents != latents).float().mean() < 0.05, "rounded elsewhere"
+        assert (encoded.latents != latents).float().mean() < 0.05, "rounded elsewhere"
     else:
-        assert torch.allclose(whole.encode(smooth).mean, latents, atol=0.02)
-        assert (whole.encode(smooth).logvar == -8).all()
+        assert torch.allclose(encoded.mean, latents, atol=0.02)
+        assert (encoded.logvar == -8).all()
     expected = alone(smooth)
     decoded = whole.decode(latents, smooth.shape[2])
     # The LayerNorm is nearly a division by a constant, not quite.
     assert psnr(expected, decoded).mean() > 30
+
+
+def test_fsq_rounds_the_principal_axes_and_little_is_lost():
+    part = LinearPart(make_pyramid(random_tokenizer(FSQ, seed=1), seed=0))
+    smooth = smooth_clips(16, 32)
+    before = part(smooth)
+    align(part, smooth)
+    assert psnr(before, part(smooth)).mean() > 35, "rounded"
+    # What each channel's deviation from its mean adds to the output, most of it in the first one.
+    latents = part.latents(smooth)
+    deviation, mean = torch.std_mean(latents.flatten(0, -2), dim=0)
+    quiet = mean.expand(1, 5, 5, 5, -1)
+    energies = []
+    for channel, one in enumerate(deviation):
+        loud = quiet.clone()
+        loud[0, 2, 2, 2, channel] += one
+        energies.append((part.decode(loud) - part.decode(quiet)).square().sum().item())
+    assert energies == sorted(energies, reverse=True) and energies[0] > 10 * energies[-1]
+    part.is_rounding = False
+    correlation = torch.corrcoef(part.latents(smooth).flatten(0, -2).T)
+    assert torch.allclose(correlation, torch.eye(len(correlation)), atol=1e-3)
 
 
 def test_the_linear_part_learns():
