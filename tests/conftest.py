@@ -10,6 +10,8 @@ _ENVIRONMENT = {
     # Sums depend on how they are split over threads: the same everywhere, and no more than a small CI machine has.
     "OMP_NUM_THREADS": "2",
     "MKL_NUM_THREADS": "2",
+    # Threads that spin while they wait starve those that they wait for, where other processes need the cores too.
+    "OMP_WAIT_POLICY": "PASSIVE",
     # Unset, Ray turns token authentication on where it finds a token in the home folder.
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
