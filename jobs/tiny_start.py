@@ -197,7 +197,7 @@ def align(part: LinearPart, clips_BCTHW: Tensor) -> None:
     )
     z_NC = part.latents(clips_BCTHW).flatten(0, -2).double()
     mean_C = z_NC.mean(dim=0)
-    root = _matrix_power(_output_energy(part), 0.5)
+    root = _square_root(_output_energy(part))
     energies, axes = torch.linalg.eigh(root @ torch.cov(z_NC.T) @ root)
     # Latents are mean_C + basis @ unit, where unit has variance 1 in each channel and no correlation.
     basis = (torch.linalg.inv(root) @ axes * energies.sqrt()).flip(1)
@@ -213,10 +213,11 @@ def align(part: LinearPart, clips_BCTHW: Tensor) -> None:
     part.is_rounding = True
 
 
-def _matrix_power(matrix: Tensor, power: float) -> Tensor:
-    """Of a positive definite one."""
+def _square_root(matrix: Tensor) -> Tensor:
+    """Of a positive definite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(values.max() * 1e-9) ** power) @ vectors.T
+    root: Tensor = (vectors * values.clamp_min(values.max() * 1e-9).sqrt()) @ vectors.T
+    return root
 
 
 def _output_energy(part: LinearPart) -> Tensor:
