@@ -29,8 +29,8 @@ LOCAL_POINTS = [point for point in CRASH_POINTS if point.startswith("local-")]
 POINTS = [point for point in CRASH_POINTS if point not in LOCAL_POINTS]
 POINTS += ["part-built@3", "part-put@2", "part-put@4", "commit-put@2"]
 PLACES = ["local", "moto", "ceph"]
-# Ceph takes its time: these there, all of them in test-all.
-SHORT_ON_CEPH = ["part-put@2", "rejects-put", "commit-put"]
+# Servers take their time: these there, all of them in test-all.
+SHORT_ON_SERVERS = ["part-put@2", "rejects-put", "commit-put"]
 # Each of a run's writes in turn; the whole range in test-all.
 LOCAL_WRITES = 17
 
@@ -65,7 +65,9 @@ def die_and_go_on(point: str, shards: Path, place: OutputPlace, unbroken: Any) -
 @pytest.mark.parametrize(
     ("place", "point"),
     [
-        pytest.param(place, point, marks=[pytest.mark.slow] if place == "ceph" and point not in SHORT_ON_CEPH else [])
+        pytest.param(
+            place, point, marks=[pytest.mark.slow] if place != "local" and point not in SHORT_ON_SERVERS else []
+        )
         for place in PLACES
         for point in POINTS
     ],
