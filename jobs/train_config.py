@@ -11,9 +11,13 @@ from pipeline.storage import absolute_url
 from pipeline.training_clips import TrainingClipsConfig
 from pipeline.video_config import Section
 from vidtok_model import TokenizerConfig, get_config
+from vidtok_model.training.discriminator import LEAST_SIZE
 from vidtok_model.training.options import TrainingOptions
 
 __all__ = ["TrainingJob"]
+
+# Each position's probability of each code is computed: 2^18 is the largest released codebook.
+_MOST_CODES = 2**22
 
 
 class TrainedModelConfig(Section):
@@ -100,6 +104,11 @@ class TrainingJob(Section):
     def _absolute(cls, output: str) -> str:
         return absolute_url(output)
 
+    @field_validator("lpips")
+    @classmethod
+    def _all_absolute(cls, lpips: list[str]) -> list[str]:
+        return [absolute_url(path) for path in lpips]  # workers have folders of their own
+
     @model_validator(mode="after")
     def _check(self) -> "TrainingJob":
         config = self.model.tokenizer_config()
@@ -112,6 +121,15 @@ class TrainingJob(Section):
             raise ValueError(f"clips.num_frames: {config.name} gives back {decoded} of {self.clips.num_frames} frames")
         if isinstance(self.clips.resize, int) and self.clips.resize < self.clips.size:
             raise ValueError(f"clips.resize: {self.clips.resize} is below clips.size, {self.clips.size}")
+        if self.training.adversarial is not None and self.clips.size < LEAST_SIZE:
+            raise ValueError(
+                f"clips.size: {self.clips.size}: the discriminator needs {LEAST_SIZE} pixels, or adversarial: null"
+            )
+        if self.training.trains == "all" and self.training.fsq_weight and (config.codebook_size or 0) > _MOST_CODES:
+            raise ValueError(
+                f"training.fsq_weight: the entropy of {config.codebook_size:,} codes cannot be taken; expected 0 where "
+                f"there are more than {_MOST_CODES:,}"
+            )
         if self.batch_size % self.executor.num_workers:
             raise ValueError(
                 f"batch_size: {self.batch_size} cannot be divided among {self.executor.num_workers} workers evenly"

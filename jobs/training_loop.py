@@ -22,7 +22,7 @@ from pipeline.storage import Store, open_store
 from pipeline.training_clips import TrainingClips
 from pipeline.training_videos import TrainingVideos
 from pipeline.weights import load_weights
-from vidtok_model import random_tokenizer, save_tokenizer
+from vidtok_model import VideoTokenizer, random_tokenizer, save_tokenizer
 from vidtok_model.metrics import load_lpips
 from vidtok_model.training import Trainer
 
@@ -89,16 +89,29 @@ def train(job: TrainingJob, start: Weights, rank: Rank, on_log: Callable[[dict[s
 
 
 def _trainer(job: TrainingJob, start: Weights, rank: Rank) -> Trainer:
-    config = job.model.tokenizer_config()
     if start.is_random:
-        tokenizer = random_tokenizer(config, seed=start.seed).to(rank.device)
+        tokenizer = random_tokenizer(job.model.tokenizer_config(), seed=start.seed).to(rank.device)
     else:
-        options = job.storage.model_dump()
-        tokenizer = load_weights(
-            config, start, checkpoint=job.model.start, device=str(rank.device), dtype=torch.float32, options=options
-        )
+        tokenizer = load_start(job, start, device=str(rank.device))
     lpips = load_lpips(job.lpips, device=rank.device) if job.lpips else None
     return Trainer(tokenizer, job.training, lpips=lpips, seed=job.model.seed)
+
+
+def load_start(job: TrainingJob, start: Weights, *, device: str) -> VideoTokenizer:
+    """The model with the weights of a checkpoint that a stage begins with.
+
+    Raises:
+        ConfigError: they are gone, other ones, or another model's.
+    """
+    return load_weights(
+        job.model.tokenizer_config(),
+        start,
+        checkpoint=job.model.start,
+        device=device,
+        dtype=torch.float32,
+        options=job.storage.model_dump(),
+        key="model.start",
+    )
 
 
 def _clips(job: TrainingJob, store: Store) -> TrainingClips:

@@ -62,7 +62,7 @@ class Observer:
             is_local = self._store.is_local
             folder = self._store.root if is_local else self._cleanup.enter_context(tempfile.TemporaryDirectory())
             self._folder = Path(folder, _FOLDER)
-            self._writer: Any = SummaryWriter(str(self._folder), purge_step=self._step or None)
+            self._writer: Any = SummaryWriter(str(self._folder), purge_step=self._step + 1)
             self._cleanup.callback(self._writer.close)
             if self._job.validation is not None:
                 self._clips_BCTHW = self._validation_clips()

@@ -1,6 +1,7 @@
 """Saved states of a training: written whole or not at all, the newest found by its name."""
 
 import io
+import pickle
 import re
 from typing import Any
 
@@ -35,15 +36,15 @@ class TrainingStates:
             ConfigError: it cannot be read.
             StorageError: the store failed.
         """
-        steps = self._steps()
+        steps = self.steps()
         if not steps:
             return None
         path = _path(steps[-1])
         try:
             return steps[-1], torch.load(io.BytesIO(self._store.read(path)), map_location="cpu", weights_only=True)
-        except (RuntimeError, ValueError, EOFError, KeyError) as error:
+        except (RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
             raise ConfigError(
-                f"{self._store.root}/{path}: cannot be read ({error}); remove it to go on before it"
+                f"{self._store.root}/{path}: cannot be read ({type(error).__name__}); remove it to go on before it"
             ) from None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
@@ -51,10 +52,11 @@ class TrainingStates:
         file = io.BytesIO()
         torch.save(state, file)
         self._store.put(_path(step), file.getvalue())
-        for old in self._steps()[: -self._keep]:
+        for old in self.steps()[: -self._keep]:
             self._store.delete(_path(old))
 
-    def _steps(self) -> list[int]:
+    def steps(self) -> list[int]:
+        """After how many iterations there are states, rising."""
         found = (_NAME.fullmatch(info.path) for info in self._store.list(_FOLDER))
         return sorted(int(name[1]) for name in found if name)
 

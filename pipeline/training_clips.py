@@ -23,7 +23,7 @@ __all__ = ["TrainingClips", "TrainingClipsConfig"]
 log = logging.getLogger(__name__)
 
 # Other videos to try where one cannot be decoded; each is far from the one before in an index sorted by path.
-_TRIES, _STEP = 20, 7919
+_TRIES, _STEPS = 20, (7919, 7907)
 
 
 class TrainingClipsConfig(Section):
@@ -40,7 +40,7 @@ class TrainingClipsConfig(Section):
         "where that is no smaller than `size`.",
     )
     crop: Literal["center", "random"] = Field(default="center", description="Which square of the frame.")
-    flip: bool = Field(default=False, description="Mirror every second clip.")
+    flip: bool = Field(default=False, description="Mirror half of the clips, by chance.")
     cache: bool = Field(
         default=False,
         description="Keep all videos decoded in memory, for sets of some minutes: a clip then costs no decoding.",
@@ -69,12 +69,15 @@ class TrainingClips:
             fps=config.fps, size=resize, crop="keep", min_size=None if resize else config.size
         )
         self._cached: dict[int, Frames] = {}
+        self._warned: set[int] = set()
+        # With a prime that does not divide their number, no video is tried twice before all were.
+        self._step = next((step for step in _STEPS if len(videos.places) % step), 1)
 
     def clips(self, numbers: Sequence[int]) -> Iterator[Frames]:
         """Yields a clip for each sample's number: uint8 (num_frames, size, size, 3).
 
         A window that goes beyond a video's end is filled up with its last frame. A video that cannot be decoded is
-        replaced by another, always the same one.
+        replaced by another, always the same one; there is one warning of it.
 
         Raises:
             ConfigError: none of many videos can be decoded.
@@ -104,7 +107,7 @@ class TrainingClips:
     def _stood_in(self, number: int, take: Callable[[int], Frames], *, tried: int = 0) -> Frames:
         """What `take` gives of a sample's video, or of the first of others that can be decoded."""
         for attempt in range(tried, _TRIES):
-            place = (self._videos.at(number, self._seed) + attempt * _STEP) % len(self._videos.places)
+            place = (self._videos.at(number, self._seed) + attempt * self._step) % len(self._videos.places)
             try:
                 return take(place)
             except SampleError as error:
@@ -112,6 +115,9 @@ class TrainingClips:
         raise ConfigError(f"{_TRIES} videos that were tried one after the other cannot be decoded")
 
     def _warn(self, place: int, error: SampleError) -> None:
+        if place in self._warned:
+            return
+        self._warned.add(place)
         log.warning("%s: %s; another video stands in for it", self._videos.places[place].path, error)
 
     def _alone(self, video: Video, most: int | None = None) -> Frames:

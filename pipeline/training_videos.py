@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import ConfigError, SampleError
+from pipeline.errors import ConfigError, SampleError, ShardError, StorageError
 from pipeline.input_config import InputConfig
 from pipeline.parts import read_table, table_bytes
 from pipeline.records import Position, Shard
@@ -121,17 +121,30 @@ class TrainingVideos:
         """The bytes of one video.
 
         Raises:
-            SampleError: it cannot be read.
-            ShardError, StorageError: its tar or its store cannot be.
+            SampleError: it, or its tar, is gone or broken.
+            StorageError: its store failed.
         """
         place = self.places[index]
         if place.sample is None:
-            return self._store.read(place.path)
+            data = self._store.read_if_there(place.path)
+            if data is None:
+                raise SampleError("read", "missing", f"{place.path} is gone")
+            return data
+        try:
+            return self._from_tar(place, place.sample)
+        except ShardError as error:
+            raise SampleError("read", "unreadable", str(error)) from None
+        except StorageError:
+            if self._store.info(place.path) is None:
+                raise SampleError("read", "missing", f"{place.path} is gone") from None
+            raise
+
+    def _from_tar(self, place: VideoPlace, sample: int) -> bytes:
         shard = Shard(shard_id=place.path, path=place.path, size_bytes=place.size_bytes, etag=place.etag)
-        videos = read_shard(self._store, shard, start=Position(sample=place.sample, offset=place.offset))
+        videos = read_shard(self._store, shard, start=Position(sample=sample, offset=place.offset))
         for number, video in enumerate(videos):
             if number == place.number:
                 if video.reject is not None:
                     raise SampleError(video.reject.stage, video.reject.error, video.reject.message)
                 return video.data
-        raise SampleError("read", "missing", f"{place.path}: sample {place.sample} is gone")
+        raise SampleError("read", "missing", f"{place.path}: sample {sample} is gone")

@@ -34,6 +34,7 @@ def load_weights(
     device: str,
     dtype: torch.dtype,
     options: Mapping[str, Any] | None = None,
+    key: str = "model.checkpoint",
 ) -> VideoTokenizer:
     """The tokenizer with given weights, to encode or decode with.
 
@@ -44,6 +45,7 @@ def load_weights(
         device: a torch device.
         dtype: of weights and activations.
         options: how to reach the checkpoint's store, which is not asked where the cache holds these weights.
+        key: what the checkpoint is called where a person asked for it, for errors.
 
     Raises:
         ConfigError: the checkpoint is gone, does not fit the model, or is not the one that `weights` names.
@@ -51,13 +53,13 @@ def load_weights(
     if weights.is_random:
         return random_tokenizer(config, seed=weights.seed).to(device=device, dtype=dtype)
     url = absolute_url(checkpoint or weights.checkpoint)
-    path, found = local_file(url, options, sha256=weights.identity)
+    path, found = local_file(url, options, sha256=weights.identity, key=key)
     if found != weights.identity:
-        raise ConfigError(f"model.checkpoint: {redact_url(url)} has sha256 {found}, expected {weights.identity}")
+        raise ConfigError(f"{key}: {redact_url(url)} has sha256 {found}, expected {weights.identity}")
     try:
         return load_tokenizer(config, path, device=device, dtype=dtype)
     except ValueError as error:
-        raise ConfigError(f"model.checkpoint: {name_source(error, path, url)}") from None
+        raise ConfigError(f"{key}: {name_source(error, path, url)}") from None
 
 
 def check_fit(config: JobConfig, weights: Weights) -> None:

@@ -90,6 +90,17 @@ def furthest(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> f
     return max(float((value - right[name]).abs().max()) for name, value in left.items())
 
 
+def assert_all_events(output: Path) -> Any:
+    """Each iteration's figures are in TensorBoard's files, once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(output / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("training/l1")] == list(range(1, 9))
+    assert [event.step for event in events.Scalars("validation/psnr")] == [4, 8]
+    return events
+
+
 def test_what_a_stage_leaves(unbroken: tuple[Path, dict[str, torch.Tensor]]) -> None:
     output, weights = unbroken
     assert read_config(output / "model.safetensors").to_dict() | {"name": "tiny"} == {
@@ -101,12 +112,7 @@ def test_what_a_stage_leaves(unbroken: tuple[Path, dict[str, torch.Tensor]]) -> 
     assert sorted(path.name for path in (output / "states").iterdir()) == ["step-000000006.pt", "step-000000008.pt"]
     plan = json.loads((output / "training.json").read_text())["plan"]
     assert plan["training"]["steps"] == 8 and plan["start"] == "seed 0"
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(output / "tensorboard"))
-    events.Reload()
-    assert [event.step for event in events.Scalars("training/l1")] == list(range(1, 9))
-    assert [event.step for event in events.Scalars("validation/psnr")] == [4, 8]
+    events = assert_all_events(output)
     assert [(event.step, event.width, event.height) for event in events.Images("validation/0")] == [
         (4, 5 * 16, 2 * 16),
         (8, 5 * 16, 2 * 16),
@@ -129,6 +135,7 @@ def test_killed_and_gone_on_with_it_is_the_same(
     expected = unbroken[1]
     assert again.keys() == expected.keys()
     assert [name for name, value in again.items() if not torch.equal(value, expected[name])] == []
+    assert_all_events(output)
 
 
 @pytest.mark.slow

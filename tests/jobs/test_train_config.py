@@ -1,5 +1,6 @@
 """The training job file: what is refused, and that the ready ones can be read."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ PLAIN: dict[str, Any] = {
     "output": "out",
     "model": {"name": "vidtok_kl_causal_488_4chn"},
 }
-READY = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
+READY = [path for path in sorted((ROOT / "jobs" / "configs").glob("*.yaml")) if "training:" in path.read_text()]
 
 
 def load(tmp_path: Path, **changes: Any) -> TrainingJob:
@@ -26,10 +27,14 @@ def load(tmp_path: Path, **changes: Any) -> TrainingJob:
     return load_file(path, [], TrainingJob)
 
 
-@pytest.mark.parametrize("path", [path for path in READY if "train" in path.name or "tune" in path.name], ids=str)
+def test_all_are_found() -> None:
+    assert {path.stem for path in READY} == {"fine_tune", "tiny_stage1", "tiny_stage2", "train_stage1", "train_stage2"}
+
+
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
 def test_ready_files(path: Path) -> None:
-    job = load_file(path, ["executor.num_workers=2"], TrainingJob)
-    assert job.executor.num_workers == 2
+    job = load_file(path, ["executor.decoders=2"], TrainingJob)
+    assert job.executor.decoders == 2
 
 
 def test_the_defaults_are_the_published_first_stage(tmp_path: Path) -> None:
@@ -58,12 +63,25 @@ def test_the_defaults_are_the_published_first_stage(tmp_path: Path) -> None:
         ({"model": {"name": "vidtok_kl"}}, "unknown model 'vidtok_kl'"),
         ({"model": {"architecture": {"latent_channels": 0}}}, "latent_channels holds 0"),
         ({"model": {"architecture": {"width": 3}}}, "unknown configuration field width"),
+        ({"clips": {"size": 16}}, r"clips\.size: 16: the discriminator needs 24 pixels, or adversarial: null"),
+        (
+            {"model": {"name": "vidtok_tiny_fsq_causal_488_1073741824"}},
+            r"training\.fsq_weight: the entropy of 1,073,741,824 codes cannot be taken; expected 0 where",
+        ),
+        ({"training": {"learning_rate": math.inf}}, "learning_rate: inf: expected above 0"),
         ({"modle": {}}, "modle: there is no such key; did you mean model"),
     ],
 )
 def test_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, **changes)
+
+
+def test_paths_hold_in_workers_that_run_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = load(tmp_path, lpips=["vgg.pth", "s3://bucket/vgg.pth"], model={"start": "start.safetensors"})
+    assert job.lpips == [str(tmp_path / "vgg.pth"), "s3://bucket/vgg.pth"]
+    assert (job.output, job.model.start) == (str(tmp_path / "out"), str(tmp_path / "start.safetensors"))
 
 
 def test_every_key_is_described() -> None:

@@ -179,6 +179,35 @@ def test_another_video_stands_in_for_one_that_cannot_be_decoded(tars: Path, capl
     assert all(np.array_equal(one, other) for one, other in zip(clips, clips_of(videos, numbers), strict=True))
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_another_stands_in_for_what_is_gone_since_it_was_indexed(
+    tmp_path: Path, cache: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(video_of(3 if name == "b" else 0))
+    pack_tar(tmp_path / "c.tar", [("c.mp4", video_of(5))])
+    for pattern, gone in ((f"{tmp_path}/*.mp4", "a.mp4"), (f"{tmp_path}/*.tar", "c.tar")):
+        source = InputConfig(**{"shards" if "tar" in pattern else "videos": pattern})
+        videos = TrainingVideos(source, {}, index_videos(source, {}))
+        (tmp_path / gone).unlink()
+        if gone == "a.mp4":
+            clips = clips_of(videos, list(range(6)), cache=cache)
+            assert len(clips) == 6 and caplog.text.count("a.mp4: ") == 1, "told once"
+        else:
+            with pytest.raises(ConfigError, match="20 videos that were tried"):
+                clips_of(videos, [0], cache=cache)
+
+
+def test_no_number_of_videos_makes_all_attempts_one(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    (tmp_path / "b.mp4").write_bytes(video_of(0))
+    source = InputConfig(videos=str(tmp_path))
+    a, b = index_videos(source, {})
+    videos = TrainingVideos(source, {}, [a] + [b] * 7918)
+    number = next(number for number in range(7919) if videos.at(number, 0) == 0)
+    assert len(clips_of(videos, [number])) == 1
+
+
 def test_nothing_but_broken_videos(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video")
     source = InputConfig(videos=str(tmp_path))

@@ -26,14 +26,15 @@ RECORDED = json.loads((GOLDEN / "losses.json").read_text())
 
 @pytest.mark.parametrize("channels", [4, 5])
 @pytest.mark.parametrize("iteration", [0, 500, 2000, 10000])
-@pytest.mark.parametrize("chunk", [2**26, 2**14])
-def test_fsq(monkeypatch, channels, iteration, chunk):
-    """The value and the gradient, however the positions are cut up to save memory."""
+@pytest.mark.parametrize(("chunk", "autocast"), [(2**26, False), (2**14, False), (2**14, True)])
+def test_fsq(monkeypatch, channels, iteration, chunk, autocast):
+    """The value and the gradient, however the positions are cut up to save memory, and in float32 under autocast."""
     monkeypatch.setattr("vidtok_model.training.losses._CHUNK_ELEMENTS", chunk)
     z_BCTHW = torch.from_numpy(2 * unit(f"loss:z{channels}", (2, channels, 3, 4, 4))).requires_grad_()
     quantizer = FiniteScalarQuantizer((8,) * channels)
     z_BTHWC = z_BCTHW.permute(0, 2, 3, 4, 1)
-    loss = fsq_loss(z_BTHWC, quantizer(z_BTHWC).latents, quantizer, iteration)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = fsq_loss(z_BTHWC, quantizer(z_BTHWC).latents, quantizer, iteration)
     loss.backward()
     recorded = RECORDED[f"fsq_{channels}_step{iteration}"]
     assert loss.item() == pytest.approx(recorded["aux_loss"], abs=1e-5)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 
 import pytest
 import torch
@@ -50,6 +51,21 @@ def assert_equal_states(left, right) -> None:
         if not (torch.equal(value, right[path]) if isinstance(value, torch.Tensor) else value == right[path])
     ]
     assert different == []
+
+
+def test_gradients_that_are_not_finite_change_nothing_and_end_it_when_they_go_on():
+    trainer = trainer_of(TINY_KL)
+    run(trainer, range(2))
+    before = copy.deepcopy(trainer.state_dict())
+    clips, numbers = clips_of(2)
+    figures = trainer.iterate(clips * math.inf, numbers, 2)
+    assert not math.isfinite(figures["gradient_norm"])
+    assert_equal_states(trainer.state_dict(), before)
+    assert math.isfinite(run(trainer, range(3, 4))[0]["l1"])
+    for step in range(4, 23):
+        trainer.iterate(clips * math.inf, numbers, step)
+    with pytest.raises(FloatingPointError, match="iteration 24: the gradients were not finite 20 times in a row"):
+        trainer.iterate(clips * math.inf, numbers, 23)
 
 
 @pytest.mark.parametrize("config", [TINY_KL, TINY_FSQ], ids=lambda config: config.name)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-__all__ = ["PatchDiscriminator"]
+__all__ = ["LEAST_SIZE", "PatchDiscriminator"]
+
+LEAST_SIZE = 24
+"""Height and width of the smallest frame that it can judge: a single patch."""
 
 _KERNEL = 4
 _STRIDES = (2, 2, 2, 1, 1)

@@ -67,7 +67,7 @@ def kl_loss(mean_BCTHW: Tensor, logvar_BCTHW: Tensor) -> Tensor:
 
 
 def fsq_loss(z_BTHWC: Tensor, codes_BCTHW: Tensor, quantizer: FiniteScalarQuantizer, iteration: int) -> Tensor:
-    """What keeps FSQ's codebook in use: commitment, and an entropy term that is annealed.
+    """What keeps FSQ's codebook in use: commitment, and an entropy term that is annealed. In float32, always.
 
     0.25 * mean((z - code)^2) + w * (E[H(p)] - H(E[p])), where p is the softmax over the codebook of 2 * 100 * (z . c),
     entropies are in nats with p at least 1e-5 inside the logarithm, and E runs over all positions of all ranks. w falls
@@ -79,7 +79,13 @@ def fsq_loss(z_BTHWC: Tensor, codes_BCTHW: Tensor, quantizer: FiniteScalarQuanti
         quantizer: The model's.
         iteration: Iterations done before this one.
     """
-    z_PC = z_BTHWC.float().flatten(0, 3)
+    # Autocast would give the scores, 200 times a product, the steps of bfloat16: half of 1, in an exponent.
+    with torch.autocast(z_BTHWC.device.type, enabled=False):
+        return _fsq_loss(z_BTHWC.float(), codes_BCTHW, quantizer, iteration)
+
+
+def _fsq_loss(z_BTHWC: Tensor, codes_BCTHW: Tensor, quantizer: FiniteScalarQuantizer, iteration: int) -> Tensor:
+    z_PC = z_BTHWC.flatten(0, 3)
     codes_PC = codes_BCTHW.detach().permute(0, 2, 3, 4, 1).flatten(0, 3)
     commitment = (z_PC - codes_PC).square().mean()
     sample_entropy, mean_K = _entropy_and_mean(z_PC, _codebook(quantizer))

@@ -44,7 +44,7 @@ class AdversarialOptions:
         _check("weight", self.weight, self.weight >= 0, "at least 0")
         _check("start", self.start, self.start >= 0, "at least 0")
         _check("lecam_decay", self.lecam_decay, 0 <= self.lecam_decay < 1, "0 to below 1")
-        _check("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
+        _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +76,11 @@ class TrainingOptions:
     """Gradients are scaled down to this norm."""
 
     precision: Literal["fp32", "bf16"] = "bf16"
-    """Arithmetic of the networks (autocast); losses and FSQ are in float32 always."""
+    """Arithmetic of the networks (autocast), LPIPS's among them; FSQ, its loss, and errors and logits are float32."""
 
     ema_decay: float = 0.999
-    """Of the running mean of the weights, which is what a stage leaves."""
+    """Of the running mean of the weights, which is what a stage leaves. A stage of few iterations wants less of it: the
+    mean remembers about 1 / (1 - ema_decay) of them, and its start."""
 
     perceptual_weight: float = 1.0
     """Of LPIPS, where there are weights for it."""
@@ -99,7 +100,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         """Refuses what no training can be done with."""
         for name in ("learning_rate", "clip_norm"):
-            _check(name, getattr(self, name), getattr(self, name) > 0, "above 0")
+            _check(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "above 0")
         for name in ("warmup_steps", "perceptual_weight", "kl_weight", "fsq_weight"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
         _check("steps", self.steps, self.steps > 0, "at least 1")

@@ -34,6 +34,8 @@ from vidtok_model.training.options import AdversarialOptions, TrainingOptions
 
 __all__ = ["Trainer"]
 
+_MOST_UNUSABLE = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Reconstructed:
@@ -151,6 +153,7 @@ class Trainer:
                 self._judgement = _Judgement(options.adversarial).to(self.device)
             judged = self._judgement.discriminator.parameters()
             self._judging_optimizer = torch.optim.Adam(judged, lr=options.adversarial.learning_rate)
+        self._unusable = 0
         self._wrapped: dict[str, nn.Module] = {
             "autoencoder": _distributed(self._autoencoder),
             **({} if self._judgement is None else {"judgement": _distributed(self._judgement)}),
@@ -173,6 +176,9 @@ class Trainer:
 
         Returns:
             This rank's figures by name.
+
+        Raises:
+            FloatingPointError: The gradients were not finite for many iterations. None of them has changed a weight.
         """
         options = self.options
         for group in (group for optimizer in self._optimizers for group in optimizer.param_groups):
@@ -187,9 +193,10 @@ class Trainer:
         self._autoencoder.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         terms["gradient_norm"] = nn.utils.clip_grad_norm_(self._trained, options.clip_norm)
-        for optimizer in self._optimizers:
-            optimizer.step()
-        self._average.update_parameters(self.tokenizer)
+        if self._is_usable(terms["gradient_norm"], step):
+            for optimizer in self._optimizers:
+                optimizer.step()
+            self._average.update_parameters(self.tokenizer)
         if self._judgement is not None:
             terms |= self._judge(_frames(clips_BCTHW), made.frames_NCHW.detach(), step)
         return {name: float(value.detach()) for name, value in terms.items()}
@@ -225,6 +232,15 @@ class Trainer:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16")
+
+    def _is_usable(self, gradient_norm: Tensor, step: int) -> bool:
+        """Whether the gradients are finite; if not, the iteration changes no weights, on any rank."""
+        self._unusable = 0 if gradient_norm.isfinite() else self._unusable + 1
+        if self._unusable == _MOST_UNUSABLE:
+            raise FloatingPointError(
+                f"iteration {step + 1}: the gradients were not finite {_MOST_UNUSABLE} times in a row"
+            )
+        return not self._unusable
 
     def _noise(self, clips_BCTHW: Tensor, samples: Sequence[int]) -> Tensor | None:
         """Standard normal noise for each clip's latents, by its number: whichever rank has it."""
