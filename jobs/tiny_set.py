@@ -3,7 +3,8 @@
     python -m jobs.tiny_set FOLDER VIDEO...
 
 A real video gives six pieces of 2 s, spread over it. Each is written as it is, its shorter side 128 pixels,
-and in variants: of random size, colours, contrast and brightness, some of them upside down or backwards.
+and in variants: of random size, colours, contrast and brightness, some of them upside down or backwards. A video that
+is named more than once gets as many times the share of the set.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def real_videos(paths: list[Path], variants: int) -> Iterator[tuple[str, Frames,
             size = int(draw.integers(_SMALLEST // 2, _LARGEST // 2, endpoint=True)) * 2 if variant else _SMALLEST
             for place, frames in enumerate(pieces(path.read_bytes(), size)):
                 shown = varied(frames, draw) if variant else frames
-                yield f"{path.stem}-{variant}-{place}", shown, _FRAMES_A_SECOND
+                yield f"{path.stem}-{number}-{variant}-{place}", shown, _FRAMES_A_SECOND
 
 
 def main() -> None:

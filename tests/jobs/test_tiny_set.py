@@ -57,13 +57,15 @@ def test_pieces_are_spread_over_a_video(tmp_path):
 
 def test_the_set_holds_each_piece_as_it_is_and_in_variants(tmp_path, monkeypatch):
     data = written(tmp_path / "given.mp4", moving_textures(0)[:30], fps=12)
-    arguments = [str(tmp_path / "set"), str(tmp_path / "given.mp4"), "--variants=1", "--textures=1"]
+    twice = [str(tmp_path / "given.mp4")] * 2
+    arguments = [str(tmp_path / "set"), *twice, "--variants=1", "--textures=1"]
     monkeypatch.setattr(sys, "argv", ["tiny_set", *arguments])
     main()
     made = {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()}
-    real = [f"given-{variant}-{place}.mp4" for variant in range(2) for place in range(6)]
+    real = [f"given-{time}-{variant}-{place}.mp4" for time in range(2) for variant in range(2) for place in range(6)]
     assert sorted(made) == sorted([*real, "texture-0.mp4"])
     for place, piece in enumerate(pieces(data, 128)):
-        plain, variant = (decoded(made[f"given-{number}-{place}.mp4"]).astype(int) for number in range(2))
+        plain, variant = (decoded(made[f"given-0-{number}-{place}.mp4"]).astype(int) for number in range(2))
         assert np.abs(plain - piece).mean() < 4  # encoded once more
         assert np.abs(variant - piece).mean() > 8
+        assert made[f"given-0-1-{place}.mp4"] != made[f"given-1-1-{place}.mp4"]

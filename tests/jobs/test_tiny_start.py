@@ -7,7 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jobs.tiny_start import LinearPart, align, complete, fit, make_pyramid
+from jobs.tiny_axes import align
+from jobs.tiny_linear import LinearPart
+from jobs.tiny_start import complete, fit, make_pyramid
 from tests.vidtok_model.support import TINY_KL
 from vidtok_model import CARRIED, random_tokenizer
 from vidtok_model.golden import golden_clip
