@@ -27,7 +27,8 @@ from pipeline.decoding.options import DecodeOptions
 from pipeline.encode import frames_to_clips
 from pipeline.records import Frames
 from vidtok_model import CARRIED, VideoTokenizer, random_tokenizer, save_tokenizer
-from vidtok_model.layers import Conv, FrameAttention, ResidualBlock
+from vidtok_model.blocks import FrameAttention, ResidualBlock
+from vidtok_model.layers import Conv
 from vidtok_model.resampling import SpatialDown, SpatialUp, TemporalDown, TemporalUp
 from vidtok_model.training.optimizers import Muon
 
@@ -177,7 +178,7 @@ def drawn(folder: Path, seed: int) -> Iterator[Tensor]:
             t, y, x = (draw.integers(most, endpoint=True) for most in space)
             piece = video[t : t + _FRAMES, y : y + _SIZE, x : x + _SIZE]
             pieces.append(piece[:, :, ::-1] if draw.integers(2) else piece)
-        yield frames_to_clips(torch.from_numpy(np.stack(pieces)), torch.float32)
+        yield frames_to_clips(torch.from_numpy(np.stack(pieces)))
 
 
 def _frames(path: Path) -> Frames:

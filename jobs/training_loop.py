@@ -156,7 +156,7 @@ def _batches(
                 raise item
             numbers, frames_BTHWC = item
             on_device = torch.from_numpy(frames_BTHWC).to(rank.device, non_blocking=True)
-            yield numbers, frames_to_clips(on_device, torch.float32)
+            yield numbers, frames_to_clips(on_device)
     finally:
         is_over.set()
         thread.join()

@@ -125,7 +125,7 @@ class Observer:
             frames_BTHWC = np.stack(list(clips.clips(range(validation.num_clips))))
         finally:
             clips.close()
-        return frames_to_clips(torch.from_numpy(frames_BTHWC), torch.float32)
+        return frames_to_clips(torch.from_numpy(frames_BTHWC))
 
 
 def _picture(given_BCTHW: torch.Tensor, decoded_BCTHW: torch.Tensor) -> "np.ndarray[Any, np.dtype[np.uint8]]":

@@ -39,9 +39,9 @@ def bytes_per_position(config: TokenizerConfig, *, logvar: bool) -> int:
     return 4 if config.is_discrete else 2 * config.latent_channels * (2 if logvar else 1)
 
 
-def frames_to_clips(frames_BTHWC: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """uint8 RGB frames (B, T, H, W, 3) as the model's clips (B, 3, T, H, W) in [-1, 1], without moving the memory."""
-    return (frames_BTHWC.to(dtype) / 127.5 - 1).permute(0, 4, 1, 2, 3)
+def frames_to_clips(frames_BTHWC: torch.Tensor) -> torch.Tensor:
+    """uint8 RGB frames (B, T, H, W, 3) as clips (B, 3, T, H, W), float32 in [-1, 1], in the same order in memory."""
+    return (frames_BTHWC.float() / 127.5 - 1).permute(0, 4, 1, 2, 3)
 
 
 def set_arithmetic(dtype: str) -> None:
@@ -64,7 +64,6 @@ class ClipEncoder:
         """
         self._tokenizer = tokenizer
         self._device = torch.device(device)
-        self._dtype = TORCH_DTYPES[dtype]
         self._batch_size = batch_size
         self._stream: StreamEncoder | None = None  # of the video whose segments come
         set_arithmetic(dtype)
@@ -76,7 +75,7 @@ class ClipEncoder:
             slot[:] = clip.frames_THWC
         with torch.inference_mode():
             on_device = torch.from_numpy(frames_BTHWC).to(self._device, non_blocking=True)
-            encoded = self._encode(clips[0].segment_index, frames_to_clips(on_device, self._dtype))
+            encoded = self._encode(clips[0].segment_index, frames_to_clips(on_device))
         if encoded.tokens is not None:
             tokens = encoded.tokens.to("cpu", torch.int32).numpy()
             return [EncodedClip(tokens_THW=tokens[number]) for number in range(len(clips))]

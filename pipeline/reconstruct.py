@@ -118,7 +118,7 @@ def reconstructed(
         while chunk := list(islice(source, size)):
             waiting.extend(chunk)
             pixels_BTHWC = torch.from_numpy(np.stack([frame.pixels_HWC for frame in chunk])[None])
-            yield frames_to_clips(pixels_BTHWC.to(device), tokenizer.dtype)
+            yield frames_to_clips(pixels_BTHWC.to(device))
 
     for _, decoded_BCTHW in round_trip(chunks(), tokenizer, sample=sample):
         for pixels_HWC in clips_to_frames(decoded_BCTHW)[0]:

@@ -53,4 +53,4 @@ class SelfCheck:
 
 @functools.cache
 def _golden(device: str, dtype: str) -> VideoTokenizer:
-    return golden_tokenizer().to(device=torch.device(device), dtype=TORCH_DTYPES[dtype])
+    return golden_tokenizer().to(device=torch.device(device)).compute_in(TORCH_DTYPES[dtype])

@@ -35,6 +35,7 @@ def load_weights(
     dtype: torch.dtype,
     options: Mapping[str, Any] | None = None,
     key: str = "model.checkpoint",
+    has_decoder: bool = True,
 ) -> VideoTokenizer:
     """The tokenizer with given weights, to encode or decode with.
 
@@ -43,21 +44,22 @@ def load_weights(
         weights: which weights.
         checkpoint: where they lie now; by default, where they were found.
         device: a torch device.
-        dtype: of weights and activations.
+        dtype: what it computes in.
         options: how to reach the checkpoint's store, which is not asked where the cache holds these weights.
         key: what the checkpoint is called where a person asked for it, for errors.
+        has_decoder: whether it is to decode too.
 
     Raises:
         ConfigError: the checkpoint is gone, does not fit the model, or is not the one that `weights` names.
     """
     if weights.is_random:
-        return random_tokenizer(config, seed=weights.seed).to(device=device, dtype=dtype)
+        return random_tokenizer(config, seed=weights.seed, has_decoder=has_decoder).to(device).compute_in(dtype)
     url = absolute_url(checkpoint or weights.checkpoint)
     path, found = local_file(url, options, sha256=weights.identity, key=key)
     if found != weights.identity:
         raise ConfigError(f"{key}: {redact_url(url)} has sha256 {found}, expected {weights.identity}")
     try:
-        return load_tokenizer(config, path, device=device, dtype=dtype)
+        return load_tokenizer(config, path, device=device, dtype=dtype, has_decoder=has_decoder)
     except ValueError as error:
         raise ConfigError(f"{key}: {name_source(error, path, url)}") from None
 
@@ -88,7 +90,7 @@ def load_model(
         name: a released model's; None: the one that the checkpoint's header says, or else its file name.
         checkpoint: a path or URL, or `random`, with which a name is needed; None: what the package carries of a model.
         device: a torch device.
-        dtype: of weights and activations.
+        dtype: what it computes in.
         options: how to reach the checkpoint's store.
 
     Raises:
@@ -104,7 +106,7 @@ def load_model(
         if checkpoint == RANDOM_CHECKPOINT:
             if name is None:
                 raise ConfigError("--checkpoint random: give --model (`vidtok models` lists them)")
-            tokenizer = random_tokenizer(name, seed=0).to(device=device, dtype=dtype)
+            tokenizer = random_tokenizer(name, seed=0).to(device).compute_in(dtype)
             return tokenizer, Weights(checkpoint=RANDOM_CHECKPOINT, identity="seed 0")
         url = absolute_url(checkpoint)
         path, sha256 = local_file(url, options, key="--checkpoint")

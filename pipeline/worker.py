@@ -62,6 +62,7 @@ class ShardWorker:
             device=device,
             dtype=TORCH_DTYPES[job.model.dtype],
             options=options,
+            has_decoder=False,
         )
         encoder = ClipEncoder(tokenizer, device=device, dtype=job.model.dtype, batch_size=job.executor.batch_size)
         self._self_check = SelfCheck(device=device, dtype=job.model.dtype)

@@ -27,6 +27,7 @@ def load_tokenizer(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    has_decoder: bool = True,
 ) -> VideoTokenizer:
     """A model with the weights of a file, ready to encode and decode.
 
@@ -36,7 +37,8 @@ def load_tokenizer(
         checkpoint: A local file: `.safetensors`, or `.ckpt` as PyTorch Lightning writes it. Weights of a loss and
             averaged copies (`loss.*`, `model_ema.*`, `ema.*`) in it are left out. None: the weights that are carried.
         device: Where the model goes.
-        dtype: The float dtype of its weights. FSQ happens in float32 all the same.
+        dtype: What it computes in (`VideoTokenizer.compute_in`).
+        has_decoder: Whether it is to decode too. Without, the decoder's weights are left in the file.
 
     Returns:
         The model in evaluation mode, its weights not asking for gradients.
@@ -54,13 +56,11 @@ def load_tokenizer(
             f"no weights are carried for {asked.name if asked else 'any model'}: give the path of a checkpoint "
             f"({' or '.join(_SUFFIXES)})"
         )
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype={dtype}: expected a float dtype")
     config, weights = read_checkpoint(Path(checkpoint), asked)
-    tokenizer = _without_weights(config)
-    weights = {key: value.to(device=device, dtype=dtype) for key, value in weights.items()}
-    tokenizer.load_state_dict(weights, assign=True)
-    return tokenizer.to(device).eval().requires_grad_(False)
+    tokenizer = _without_weights(config, has_decoder=has_decoder)
+    wanted = {key: weights[key].to(device=device, dtype=torch.float32) for key in tokenizer.state_dict()}
+    tokenizer.load_state_dict(wanted, assign=True)
+    return tokenizer.to(device).compute_in(dtype).eval().requires_grad_(False)
 
 
 def read_checkpoint(path: Path, asked: TokenizerConfig | None) -> tuple[TokenizerConfig, dict[str, Tensor]]:
@@ -110,10 +110,10 @@ def _differences(said: TokenizerConfig, asked: TokenizerConfig) -> str:
     return ", ".join(f"its {key} is {theirs[key]!r}, asked {ours[key]!r}" for key in ours if ours[key] != theirs[key])
 
 
-def _without_weights(config: TokenizerConfig) -> VideoTokenizer:
+def _without_weights(config: TokenizerConfig, *, has_decoder: bool = True) -> VideoTokenizer:
     # On the meta device a model costs neither memory nor the drawing of initial values, which are replaced anyway.
     with torch.device("meta"):
-        return VideoTokenizer(config)
+        return VideoTokenizer(config, has_decoder=has_decoder)
 
 
 def _check_fit(found: Mapping[str, Any], config: TokenizerConfig, path: Path) -> None:

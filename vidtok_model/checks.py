@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from vidtok_model.config import TokenizerConfig
 
-__all__ = ["check_clips", "check_latents", "check_sample", "check_tokens"]
+if TYPE_CHECKING:
+    from vidtok_model.tokenizer import VideoTokenizer
+
+__all__ = ["check_clips", "check_decoder", "check_latents", "check_sample", "check_tokens"]
 
 _CLIP_AXES = ("B", "C", "T", "H", "W")
 _TOKEN_AXES = ("B", "T", "H", "W")
@@ -20,6 +25,12 @@ def check_clips(config: TokenizerConfig, clips_BCTHW: Tensor) -> None:
     if channels != 3:
         raise ValueError(f"clips have {channels} channels in shape {tuple(clips_BCTHW.shape)}: expected 3 (RGB)")
     config.check_frame_size(*clips_BCTHW.shape[3:])
+
+
+def check_decoder(tokenizer: VideoTokenizer) -> None:
+    """Raises a ValueError where a model is to decode that was made to encode alone."""
+    if not tokenizer.has_decoder:
+        raise ValueError(f"{tokenizer.config.name} is here without its decoder (has_decoder=False)")
 
 
 def check_sample(config: TokenizerConfig, sample: bool) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vidtok_model.config import TimePadding
 from vidtok_model.memory import Memory
+from vidtok_model.packing import convolution
 
 _NORM_EPSILON = 1e-6
 
@@ -33,9 +34,10 @@ class ChannelNorm(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=_NORM_EPSILON)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
-        """Gives x normalised, in the same shape."""
+        """Gives x normalised, in the same shape and dtype; means and variances are float32 in any case."""
         norm = self.norm
-        return F.layer_norm(x_BTHWC, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        weight, bias = (parameter.to(x_BTHWC.dtype) for parameter in (norm.weight, norm.bias))
+        return F.layer_norm(x_BTHWC, norm.normalized_shape, weight, bias, norm.eps)
 
 
 class Conv(nn.Module):
@@ -84,7 +86,8 @@ class Conv(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
-        """Gives (B, T', H', W', O)."""
+        """Gives (B, T', H', W', O), in the weights' dtype (with gradients, in what autocast says)."""
+        x_BTHWC = x_BTHWC if torch.is_grad_enabled() else x_BTHWC.to(self.weight.dtype)
         kernel_axes = self.weight.ndim - 2
         if math.prod(self.weight.shape[2:]) == 1:
             # A kernel of one position is a matrix product on the last axis.
@@ -96,23 +99,21 @@ class Conv(nn.Module):
     def _along_space(self, x_BTHWC: Tensor) -> Tensor:
         B, T, H, W, C = x_BTHWC.shape
         x_NCHW = x_BTHWC.view(B * T, H, W, C).permute(0, 3, 1, 2)
-        y_NCHW = F.conv2d(x_NCHW, self.weight, self.bias, stride=self.stride, padding=self.space_padding)
+        y_NCHW = convolution(x_NCHW, self.weight, self.bias, (self.stride,) * 2, (self.space_padding,) * 2)
         y_NHWC = _to_layout(y_NCHW, (0, 2, 3, 1))
         return y_NHWC.view(B, T, *y_NHWC.shape[1:])
 
     def _along_time(self, x_BTHWC: Tensor) -> Tensor:
         B, T, H, W, C = x_BTHWC.shape
         x_BCTP = x_BTHWC.view(B, T, H * W, C).permute(0, 3, 1, 2)
-        y_BCTP = F.conv2d(x_BCTP, self.weight.unsqueeze(-1), self.bias, padding=(self.time_padding, 0))
+        y_BCTP = convolution(x_BCTP, self.weight, self.bias, (1, 1), (self.time_padding, 0))
         y_BTPC = _to_layout(y_BCTP, (0, 2, 3, 1))
         return y_BTPC.view(B, y_BTPC.shape[1], H, W, -1)
 
     def _along_both(self, x_BTHWC: Tensor) -> Tensor:
         x_BCTHW = x_BTHWC.permute(0, 4, 1, 2, 3)
-        space = self.space_padding
-        y_BCTHW = F.conv3d(
-            x_BCTHW, self.weight, self.bias, stride=(self.stride, 1, 1), padding=(self.time_padding, space, space)
-        )
+        padding = (self.time_padding, self.space_padding, self.space_padding)
+        y_BCTHW = convolution(x_BCTHW, self.weight, self.bias, (self.stride, 1, 1), padding)
         return _to_layout(y_BCTHW, (0, 2, 3, 4, 1))
 
 
@@ -205,78 +206,3 @@ def time_conv(
     if both_sides:
         return conv
     return CausalConv(TimePad(kernel[0] - 1, padding) if padded else None, conv)
-
-
-class ResidualBlock(nn.Module):
-    """norm, swish, convolution, twice; plus the input.
-
-    Args:
-        in_channels: I.
-        out_channels: O. Where it differs from I, a 1x1 convolution takes the input to the new width.
-        conv1: I -> O.
-        conv2: O -> O.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, conv1: nn.Module, conv2: nn.Module) -> None:
-        super().__init__()
-        self.norm1 = ChannelNorm(in_channels)
-        self.conv1 = conv1
-        self.norm2 = ChannelNorm(out_channels)
-        self.conv2 = conv2
-        self.nin_shortcut = Conv(in_channels, out_channels, (1, 1)) if in_channels != out_channels else nn.Identity()
-
-    def forward(self, x_BTHWC: Tensor, memory: Memory | None = None) -> Tensor:
-        """Gives (B, T, H, W, O)."""
-        h_BTHWC = convolve(self.conv1, swish(self.norm1(x_BTHWC)), memory)
-        h_BTHWC = convolve(self.conv2, swish(self.norm2(h_BTHWC)), memory)
-        return add(h_BTHWC, self.nin_shortcut(x_BTHWC))
-
-
-def spatial_block(in_channels: int, out_channels: int) -> ResidualBlock:
-    """A residual block on every frame alone."""
-    conv1 = Conv(in_channels, out_channels, (3, 3))
-    return ResidualBlock(in_channels, out_channels, conv1, Conv(out_channels, out_channels, (3, 3)))
-
-
-def temporal_block(channels: int, padding: TimePadding) -> ResidualBlock:
-    """A residual block on every pixel alone, along time. It starts as the identity."""
-    conv1, conv2 = (time_conv(channels, channels, (3,), padding, zero=zero) for zero in (False, True))
-    return ResidualBlock(channels, channels, conv1, conv2)
-
-
-def volume_block(channels: int, padding: TimePadding) -> ResidualBlock:
-    """A residual block over time, height and width."""
-    conv1, conv2 = (time_conv(channels, channels, (3, 3, 3), padding) for _ in range(2))
-    return ResidualBlock(channels, channels, conv1, conv2)
-
-
-class FrameAttention(nn.Module):
-    """Single-head softmax attention among the positions of each frame; plus the input."""
-
-    def __init__(self, channels: int, padding: TimePadding) -> None:
-        super().__init__()
-        self.norm = ChannelNorm(channels)
-        self.q, self.k, self.v, self.proj_out = (
-            time_conv(channels, channels, (1, 1, 1), padding, padded=False) for _ in range(4)
-        )
-
-    def forward(self, x_BTHWC: Tensor) -> Tensor:
-        """Gives the shape of x."""
-        B, T, H, W, C = x_BTHWC.shape
-        h_BTHWC: Tensor = self.norm(x_BTHWC)
-        # One head, whose scale C**-0.5 is what scaled_dot_product_attention takes by itself.
-        q, k, v = (project(h_BTHWC).view(B * T, 1, H * W, C) for project in (self.q, self.k, self.v))
-        h_BTHWC = F.scaled_dot_product_attention(q, k, v).reshape(B, T, H, W, C)
-        return add(self.proj_out(h_BTHWC), x_BTHWC)
-
-
-def swish(x: Tensor) -> Tensor:
-    """The swish x * sigmoid(x), over x itself: that is always a norm's fresh output, which nothing else holds."""
-    # A second buffer would cost more than the sum: the memory of a large one is new to the process each time.
-    return F.silu(x, inplace=True)
-
-
-def add(fresh: Tensor, x: Tensor) -> Tensor:
-    """The sum fresh + x, over `fresh` where the types allow: a convolution's output, which nothing else holds."""
-    # Under autocast the two may differ; then the sum has the wider type.
-    return fresh.add_(x) if fresh.dtype == x.dtype else fresh + x

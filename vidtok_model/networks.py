@@ -12,17 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vidtok_model.blocks import FrameAttention, spatial_block, swish, temporal_block, volume_block
 from vidtok_model.config import TokenizerConfig
-from vidtok_model.layers import (
-    ChannelNorm,
-    FrameAttention,
-    convolve,
-    spatial_block,
-    swish,
-    temporal_block,
-    time_conv,
-    volume_block,
-)
+from vidtok_model.layers import ChannelNorm, convolve, time_conv
 from vidtok_model.memory import Memory
 from vidtok_model.resampling import SpatialDown, SpatialUp, TemporalDown, TemporalUp
 

@@ -5,6 +5,8 @@ Shape suffixes as in layers.py: activations are contiguous (B, T, H, W, C).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from vidtok_model.config import TimePadding
 from vidtok_model.layers import Conv, TimePad, convolve, time_conv
 from vidtok_model.memory import Memory
+from vidtok_model.tiles import tiles
 
 _INITIAL_MIX = 2.0  # sigmoid(2) = 0.88: resampling in time starts as mostly the average or the repeated frames
 
@@ -25,6 +28,9 @@ class SpatialDown(nn.Module):
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         """Gives (B, T, H/2, W/2, C)."""
+        return by_frames(self._halved, x_BTHWC, 0.5)
+
+    def _halved(self, x_BTHWC: Tensor) -> Tensor:
         # One zero column on the right, one zero row below: not what a convolution's own padding can do.
         y_BTHWC: Tensor = self.conv(F.pad(x_BTHWC, (0, 0, 0, 1, 0, 1)))
         return y_BTHWC
@@ -39,10 +45,24 @@ class SpatialUp(nn.Module):
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         """Gives (B, T, 2H, 2W, C)."""
+        return by_frames(self._doubled, x_BTHWC, 2)
+
+    def _doubled(self, x_BTHWC: Tensor) -> Tensor:
         B, T, H, W, C = x_BTHWC.shape
         x_BTHhWwC = x_BTHWC.view(B, T, H, 1, W, 1, C).expand(B, T, H, 2, W, 2, C)
         y_BTHWC: Tensor = self.conv(x_BTHhWwC.reshape(B, T, 2 * H, 2 * W, C))
         return y_BTHWC
+
+
+def by_frames(change: Callable[[Tensor], Tensor], x_BTHWC: Tensor, scale: float) -> Tensor:
+    """What `change` makes of each frame alone, whose sides it multiplies by `scale`; without gradients by tiles."""
+    if torch.is_grad_enabled():
+        return change(x_BTHWC)
+    B, T, H, W, C = x_BTHWC.shape
+    y_BTHWC = x_BTHWC.new_empty(B, T, int(H * scale), int(W * scale), C)
+    for x, y in tiles("frames", x_BTHWC, y_BTHWC):
+        y.copy_(change(x))
+    return y_BTHWC
 
 
 class TemporalDown(nn.Module):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from vidtok_model.checks import check_clips, check_latents, check_sample
+from vidtok_model.checks import check_clips, check_decoder, check_latents, check_sample
 from vidtok_model.layers import TimePad
 from vidtok_model.memory import Memory
 from vidtok_model.regularizers import Encoded, regularize
@@ -206,6 +206,7 @@ class StreamDecoder:
 
     def __init__(self, tokenizer: VideoTokenizer) -> None:
         """Begins a stream; see `VideoTokenizer.stream_decoder`."""
+        check_decoder(tokenizer)
         self._tokenizer = tokenizer
         self._stream = _Stream(tokenizer, tokenizer.decoder, "latents")
 

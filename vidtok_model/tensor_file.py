@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from vidtok_model.checks import check_decoder
 from vidtok_model.config import TokenizerConfig
 from vidtok_model.tokenizer import VideoTokenizer
 
@@ -65,6 +66,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def save_tokenizer(tokenizer: VideoTokenizer, path: str | Path, *, source_sha256: str | None = None) -> None:
     """Writes a model to a file that `load_tokenizer` needs no name for; arguments and errors as of `save_weights`."""
+    check_decoder(tokenizer)
     save_weights(tokenizer.state_dict(), tokenizer.config, path, source_sha256=source_sha256)
 
 

@@ -6,11 +6,14 @@ Shape suffixes: B batch, C channels, T frames, H height, W width. Clips and late
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
-from vidtok_model.checks import check_clips, check_latents, check_sample, check_tokens
+from vidtok_model.checks import check_clips, check_decoder, check_latents, check_sample, check_tokens
 from vidtok_model.config import TokenizerConfig
+from vidtok_model.layers import Conv
 from vidtok_model.models import get_config
 from vidtok_model.networks import Decoder, Encoder
 from vidtok_model.regularizers import Encoded, FiniteScalarQuantizer, make_regularizer, regularize
@@ -24,19 +27,42 @@ class VideoTokenizer(nn.Module):
     `load_tokenizer` gives one with weights, ready for use. Gradients flow unless the caller turns them off
     (`torch.inference_mode()`).
 
-    Input is moved to the weights' dtype, not to their device. Non-finite input isn't looked for; an FSQ model marks
+    Input is moved to the ends' dtype, not to their device. Non-finite input isn't looked for; an FSQ model marks
     where it led to by the token -1.
 
     Args:
         config: Which model.
+        has_decoder: Whether it decodes too; without, it has about half the weights.
     """
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, config: TokenizerConfig, *, has_decoder: bool = True) -> None:
         super().__init__()
         self.config = config
+        self.has_decoder = has_decoder
         self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        if has_decoder:
+            self.decoder = Decoder(config)
         self.regularizer = make_regularizer(config)
+
+    def compute_in(self, dtype: torch.dtype) -> Self:
+        """Lets the convolutions between the ends of each network compute in `dtype`; the rest is in float32.
+
+        So are the first and the last convolution of each, the norms, and what residual blocks add up, which in bfloat16
+        would cost more tokens than all else together.
+
+        Args:
+            dtype: float32, bfloat16 or float16.
+
+        Raises:
+            ValueError: If it is another one.
+        """
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"dtype={dtype}: expected float32, bfloat16 or float16")
+        ends = ("coder.conv_in", "coder.conv_out")
+        for name, module in self.float().named_modules():
+            if isinstance(module, Conv) and not name.removesuffix(".conv").endswith(ends):
+                module.to(dtype)
+        return self
 
     def encode(self, clips_BCTHW: Tensor, *, sample: bool = False, generator: torch.Generator | None = None) -> Encoded:
         """Encodes a batch of clips.
@@ -84,12 +110,14 @@ class VideoTokenizer(nn.Module):
             num_frames: Give the last that many frames. By default, all that the decoder gives.
 
         Returns:
-            (B, 3, T, H, W) in the weights' dtype, about in [-1, 1] (not clamped).
+            (B, 3, T, H, W) in `dtype`, about in [-1, 1] (not clamped).
 
         Raises:
-            ValueError: If the latents have another shape or dtype, or the decoder gives fewer than `num_frames`.
+            ValueError: If the latents have another shape or dtype, the decoder gives fewer than `num_frames`, or there
+                is none.
         """
         config = self.config
+        check_decoder(self)
         check_latents(config, latents_BCTHW)
         latent_frames = latents_BCTHW.shape[2]
         decoded_frames = config.decoded_frames(latent_frames)
@@ -159,16 +187,17 @@ class VideoTokenizer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, and of what is computed."""
-        return self.decoder.norm_out.norm.weight.dtype
+        """Of what the networks take and give; what lies between may be another one (`compute_in`)."""
+        return self.encoder.norm_out.norm.weight.dtype
 
 
-def random_tokenizer(config: TokenizerConfig | str, seed: int) -> VideoTokenizer:
+def random_tokenizer(config: TokenizerConfig | str, seed: int, *, has_decoder: bool = True) -> VideoTokenizer:
     """A model with initial weights, for tests and demonstrations: it computes, but has learned nothing.
 
     Args:
         config: Which model; a string is a released model's name.
         seed: The same seed gives the same weights. torch's global generator is left as it was.
+        has_decoder: As of `VideoTokenizer`. The encoder's weights are the same without one.
 
     Returns:
         The model on the CPU in float32, in evaluation mode, its weights not asking for gradients.
@@ -179,5 +208,5 @@ def random_tokenizer(config: TokenizerConfig | str, seed: int) -> VideoTokenizer
     config = get_config(config) if isinstance(config, str) else config
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        tokenizer = VideoTokenizer(config)
+        tokenizer = VideoTokenizer(config, has_decoder=has_decoder)
     return tokenizer.eval().requires_grad_(False)

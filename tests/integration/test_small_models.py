@@ -32,7 +32,7 @@ def clips_of(path: Path, *, size: int = SIZE, frames: int = FRAMES, fps: float |
         frame.pixels_HWC for frame in decode_frames(io.BytesIO(data), len(data), DecodeOptions(size=size, fps=fps))
     )
     while len(taken := list(islice(decoded, frames))) == frames:
-        yield frames_to_clips(torch.from_numpy(np.stack(taken))[None], torch.float32)
+        yield frames_to_clips(torch.from_numpy(np.stack(taken))[None])
 
 
 def averaged(clip_BCTHW: torch.Tensor) -> torch.Tensor:

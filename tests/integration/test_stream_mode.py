@@ -65,7 +65,7 @@ def whole_video(path: Path, config: JobConfig) -> torch.Tensor:
     pixels_BTHWC = torch.from_numpy(np.stack([frame.pixels_HWC for frame in frames]))[None]
     factor = config.model.tokenizer_config().time_factor
     repeated = -(len(frames) - 1) % factor
-    clips_BCTHW = frames_to_clips(pixels_BTHWC, torch.float32)
+    clips_BCTHW = frames_to_clips(pixels_BTHWC)
     return torch.cat([clips_BCTHW, clips_BCTHW[:, :, -1:].expand(-1, -1, repeated, -1, -1)], dim=2)
 
 

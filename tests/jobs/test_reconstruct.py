@@ -87,7 +87,7 @@ def test_pairs_belong_together(short: Path) -> None:
     for begin in (0, 17, 34):
         clip = pixels[begin : begin + 17]
         filled = np.concatenate([clip, np.repeat(clip[-1:], 17 - len(clip), axis=0)])
-        clips = frames_to_clips(torch.from_numpy(filled[None]), torch.float32)
+        clips = frames_to_clips(torch.from_numpy(filled[None]))
         with torch.inference_mode():
             expected = clips_to_frames(tokenizer.decode(tokenizer.encode(clips).latents))[0][: len(clip)]
         got = np.stack([pixels_HWC for _, pixels_HWC in pairs[begin : begin + 17]])

@@ -12,8 +12,8 @@ from jobs.tiny_linear import LinearPart
 from jobs.tiny_start import complete, fit, make_pyramid
 from tests.vidtok_model.support import TINY_KL
 from vidtok_model import CARRIED, random_tokenizer
+from vidtok_model.blocks import FrameAttention, ResidualBlock
 from vidtok_model.golden import golden_clip
-from vidtok_model.layers import FrameAttention, ResidualBlock
 from vidtok_model.metrics import psnr
 from vidtok_model.resampling import SpatialDown, SpatialUp, TemporalUp
 

@@ -37,7 +37,7 @@ def test_the_carried_mean_is_the_published_code_s() -> None:
 @pytest.mark.parametrize(("dtype", "torch_dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_arithmetic_explains_some_difference_and_no_more(dtype: str, torch_dtype: torch.dtype) -> None:
     SelfCheck(device="cpu", dtype=dtype)
-    tokenizer = golden_tokenizer().to(torch_dtype)
+    tokenizer = golden_tokenizer().compute_in(torch_dtype)
     tolerance = pipeline.self_check._TOLERANCES[dtype]
     assert golden_difference(tokenizer) < tolerance / 5
     with torch.no_grad():  # one weight of a convolution in the middle, as a bit that flips does

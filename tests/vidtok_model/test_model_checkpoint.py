@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.vidtok_model.support import TINY_FSQ, TINY_KL, lightning_checkpoint, save, tiny_tokenizer
-from vidtok_model import CARRIED, MODELS, load_tokenizer, random_tokenizer
+from vidtok_model import CARRIED, MODELS, load_tokenizer, random_tokenizer, save_tokenizer
 
 WEIGHT = "encoder.conv_in.conv.weight"
 
@@ -45,11 +45,32 @@ def test_a_released_models_name_asks_for_its_width(state, tmp_path):
 
 def test_half_precision_files_and_models(state, tmp_path):
     path = save({key: value.half() for key, value in state.items()}, tmp_path / "half.safetensors")
-    for dtype in (torch.float32, torch.bfloat16):
+    assert {parameter.dtype for parameter in load_tokenizer(TINY_FSQ, path).parameters()} == {torch.float32}
+    for dtype in (torch.bfloat16, torch.float16):
         tokenizer = load_tokenizer(TINY_FSQ, path, dtype=dtype)
-        assert {parameter.dtype for parameter in tokenizer.parameters()} == {dtype}
-    with pytest.raises(ValueError, match=r"dtype=torch\.int8: expected a float dtype"):
+        full = {name for name, parameter in tokenizer.named_parameters() if parameter.dtype != dtype}
+        # The ends, and what is no convolution.
+        assert {name for name in full if "conv" in name} == {
+            f"{half}.{end}.conv.{kind}"
+            for half in ("encoder", "decoder")
+            for end in ("conv_in", "conv_out")
+            for kind in ("weight", "bias")
+        }
+        assert all("norm" in name or "mix_factor" in name for name in full if "conv" not in name)
+    with pytest.raises(ValueError, match=r"dtype=torch\.int8: expected float32, bfloat16 or float16"):
         load_tokenizer(TINY_FSQ, path, dtype=torch.int8)
+
+
+def test_a_decoder_that_is_not_needed_is_left_in_the_file(state, tmp_path):
+    path = save(state, tmp_path / "weights.safetensors")
+    whole, half = load_tokenizer(TINY_FSQ, path), load_tokenizer(TINY_FSQ, path, has_decoder=False)
+    assert list(half.state_dict()) == [name for name in whole.state_dict() if name.startswith("encoder.")]
+    clips = torch.linspace(-1, 1, 3 * 5 * 16 * 16).view(1, 3, 5, 16, 16)
+    tokens = half.encode(clips).tokens
+    assert torch.equal(tokens, whole.encode(clips).tokens)
+    for use in (half.decode_tokens, lambda _: half.stream_decoder(), lambda _: save_tokenizer(half, path)):
+        with pytest.raises(ValueError, match="is here without its decoder"):
+            use(tokens)
 
 
 def test_torchs_random_numbers_are_left_alone(state, tmp_path):

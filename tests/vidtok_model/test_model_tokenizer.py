@@ -16,7 +16,7 @@ from tests.vidtok_model.support import (
     golden_tokenizer,
     tiny_tokenizer,
 )
-from vidtok_model import VideoTokenizer, layers, networks, random_tokenizer
+from vidtok_model import VideoTokenizer, blocks, networks, random_tokenizer
 from vidtok_model.layers import Conv
 from vidtok_model.networks import Decoder, Encoder
 
@@ -173,9 +173,9 @@ def test_gradient_is_that_without_in_place_operations(network, config, monkeypat
         return output, *torch.autograd.grad((output * weights).sum(), inputs)
 
     in_place = gradients()
-    for module in (layers, networks):
+    for module in (blocks, networks):
         monkeypatch.setattr(module, "swish", lambda x: x * torch.sigmoid(x))
-    monkeypatch.setattr(layers, "add", lambda fresh, x: fresh + x)
+    monkeypatch.setattr(blocks, "add", lambda fresh, x: fresh + x)
     for got, expected in zip(in_place, gradients(), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
         assert expected.isfinite().all()
