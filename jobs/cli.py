@@ -18,7 +18,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from jobs.bench.commands import bench
-from jobs.display import ProgressDisplay
+from jobs.display import ProgressDisplay, human_bytes
 from jobs.model_commands import convert, evaluate, models, reconstruct, train
 from jobs.options import Anon, Assignments, EndpointUrl, Verbose
 from pipeline.config import JobConfig
@@ -33,6 +33,7 @@ from pipeline.errors import (
 )
 from pipeline.job_file import load_job
 from pipeline.model_config import RANDOM_CHECKPOINT
+from pipeline.progress import Counters
 from pipeline.secrets import RedactingFormatter, redact
 from pipeline.stopping import stop_on_sigterm
 
@@ -113,6 +114,8 @@ def _summarise(config: JobConfig, result: Any) -> None:
         f"{totals['rejects']:,} rejects, in {escape(result.output)}",
         soft_wrap=True,
     )
+    if progress.counters.seconds:
+        out.print(_pace(progress.counters), soft_wrap=True)
     if totals["rejects"]:
         out.print(f"`vidtok inspect {escape(config.output)}` shows why videos were rejected", soft_wrap=True)
     for failure in result.failures:
@@ -124,6 +127,18 @@ def _summarise(config: JobConfig, result: Any) -> None:
             err.print(f"  attempt {attempt}: {escape(error)}", soft_wrap=True)
     if result.failures:
         err.print("Run the same command again to try these shards once more.")
+
+
+def _pace(counters: Counters) -> str:
+    """What a worker did in a second, and which of its stages the others waited for."""
+    shares = ", ".join(f"{stage} {counters.busy_share(stage):.0%}" for stage in counters.busy_seconds)
+    frames, clips, tokens, read = (
+        count / counters.seconds for count in (counters.frames, counters.clips, counters.tokens, counters.bytes_read)
+    )
+    return (
+        f"A worker did {frames:,.1f} frames, {clips:,.2f} clips and {tokens:,.0f} tokens a second and read "
+        f"{human_bytes(read)}; at work was {shares}: the rest of the time they waited for {counters.bottleneck}"
+    )
 
 
 @app.command("retry-rejects")

@@ -81,8 +81,12 @@ class ProgressDisplay:
             "shards": f"{done}/{progress.shards}{failed}",
             "videos": f"{counters.videos:,}",
             "rejects": f"{counters.rejects.total():,}",
+            "frames/s": f"{counters.frames / elapsed:,.1f}",
             "clips/s": f"{counters.clips / elapsed:.2f}",
             "tokens/s": f"{counters.tokens / elapsed:,.0f}",
+            "read/s": human_bytes(counters.bytes_read / elapsed),
+            "encoder": f"{counters.busy_share('encode'):.0%} busy",
+            "slowest": counters.bottleneck or "?",
             "elapsed": human_seconds(elapsed),
             "ETA": human_seconds(elapsed * left / read) if read else "?",
         }

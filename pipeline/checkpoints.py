@@ -16,7 +16,7 @@ from pipeline.secrets import redact_url, storable
 from pipeline.storage import absolute_url, open_store
 from vidtok_model import carried_weights
 
-__all__ = ["Weights", "local_file", "locate_weights", "name_source", "sha256_of"]
+__all__ = ["Weights", "keep_compiled", "local_file", "locate_weights", "name_source", "sha256_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +105,15 @@ def local_file(
             known, cached = _fetch(store.open(name + question + query), suffix)
             reference.write_text(known)  # one that is cut off names nothing in the cache
     return cached, known
+
+
+def keep_compiled() -> None:
+    """Has torch.compile keep its kernels beside the weights, for all workers of a node and later runs.
+
+    Where TORCHINDUCTOR_CACHE_DIR says another folder, it is that.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache_folder() / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
 
 
 def name_source(error: ValueError, path: Path, url: str) -> str:

@@ -46,7 +46,15 @@ class ExecutorConfig(Section):
     cpus_per_worker: float = Field(
         default=1, gt=0, description="CPU cores of a worker; on a CPU also the encoder's threads, rounded down to >= 1."
     )
-    batch_size: int = Field(default=1, gt=0, description="Clips encoded at once; the last batch of a part is padded.")
+    batch_size: int | None = Field(
+        default=None,
+        gt=0,
+        description="Clips encoded at once; the last batch of a part is padded. null: on a GPU as many as its memory "
+        "holds; 1 on a CPU, and of a stream.",
+    )
+    compile: bool | None = Field(
+        default=None, description="Whether torch.compile makes the encoder's kernels; null: on a GPU."
+    )
     max_attempts: int = Field(default=3, gt=0, description="How often a shard is tried before it counts as failed.")
     decoders: int | None = Field(
         default=None,
@@ -245,7 +253,7 @@ class JobConfig(Section):
                 f"clips.segment_frames: {self.clips.segment_frames} is no multiple of {config.time_factor}, the time "
                 f"factor of {self.model.name}"
             )
-        if self.executor.batch_size != 1:
+        if self.executor.batch_size not in (None, 1):
             raise ValueError(
                 f"executor.batch_size: {self.executor.batch_size} goes with clips.mode: windows; a stream is "
                 "encoded one segment after another, and clips.segment_frames is what fills a GPU"

@@ -1,12 +1,17 @@
 """encode: batches of uint8 frames through the tokenizer's encoder."""
 
+import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from pipeline.errors import ShardError
 from pipeline.records import Batch, Clip, EncodedClip
+from pipeline.transfers import CpuTransfer, CudaTransfer, Transfer
 from vidtok_model import Encoded, StreamEncoder, TokenizerConfig, VideoTokenizer
 
 __all__ = [
@@ -20,12 +25,28 @@ __all__ = [
 ]
 
 TORCH_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_BLACK = np.uint8(0)
+
+log = logging.getLogger(__name__)
 
 
-def encode(batches: Iterable[Batch], encoder: "ClipEncoder") -> Iterator[tuple[Batch, list[EncodedClip]]]:
-    """Encodes every batch; with each, one EncodedClip for each of its clips."""
+def encode(batches: Iterable[Batch], encoder: "ClipEncoder") -> Generator[tuple[Batch, list[EncodedClip]]]:
+    """Encodes every batch; with each, one EncodedClip for each of its clips, whose frames are let go of."""
+    under_way: deque[tuple[Batch, Callable[[], list[EncodedClip]]]] = deque()
+    encoder.begin_thread()
     for batch in batches:
-        yield batch, encoder(batch.clips) if batch.clips else []
+        under_way.append((batch, encoder.begin(batch.clips) if batch.clips else list))
+        while len(under_way) > encoder.num_ahead:
+            yield _finished(*under_way.popleft())
+    while under_way:
+        yield _finished(*under_way.popleft())
+
+
+def _finished(batch: Batch, results: Callable[[], list[EncodedClip]]) -> tuple[Batch, list[EncodedClip]]:
+    encoded = results()
+    # A row needs their shape alone, which takes no memory.
+    batch.clips = [replace(clip, frames_THWC=np.broadcast_to(_BLACK, clip.frames_THWC.shape)) for clip in batch.clips]
+    return batch, encoded
 
 
 def num_positions(config: TokenizerConfig, clip: Clip) -> int:
@@ -45,50 +66,111 @@ def frames_to_clips(frames_BTHWC: torch.Tensor) -> torch.Tensor:
 
 
 def set_arithmetic(dtype: str) -> None:
-    """Lets GPUs round float32 products to TF32 where the dtype is `tf32`, and nowhere else."""
-    torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
-    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+    """Lets GPUs round what float32 products take to TF32, unless the dtype is `fp32`.
+
+    With bf16 and fp16 that are the networks' ends, where TF32 has more digits than the pixels.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = dtype != "fp32"
+    torch.backends.cudnn.allow_tf32 = dtype != "fp32"
 
 
 class ClipEncoder:
     """The encoder on one device, fed with batches of one static shape."""
 
-    def __init__(self, tokenizer: VideoTokenizer, *, device: str, dtype: str, batch_size: int) -> None:
-        """Takes over `tokenizer`, which must be on `device` in `dtype` already.
+    def __init__(
+        self,
+        tokenizer: VideoTokenizer,
+        *,
+        device: str,
+        dtype: str,
+        batch_size: int,
+        threads: int = 1,
+        compiles: bool = False,
+        transfer: Transfer | None = None,
+    ) -> None:
+        """Takes over `tokenizer`, which must be on `device` and compute in `dtype` already.
 
         Args:
             tokenizer: the model.
             device: a torch device.
             dtype: fp32, tf32, bf16 or fp16.
             batch_size: clips of every batch; fewer are filled up with black, so that the shape never changes.
+            threads: of a CPU.
+            compiles: whether torch.compile makes kernels for the shapes that come.
+            transfer: to the device; None: the one for its kind.
         """
+        self.batch_size = batch_size
         self._tokenizer = tokenizer
         self._device = torch.device(device)
-        self._batch_size = batch_size
+        self._threads = threads
+        self._at_once = batch_size  # of a batch, what was seen to fit into the memory
+        self._transfer = transfer or (CudaTransfer(self._device) if self._device.type == "cuda" else CpuTransfer())
         self._stream: StreamEncoder | None = None  # of the video whose segments come
         set_arithmetic(dtype)
+        if compiles:
+            tokenizer.encoder.compile(dynamic=False)
 
-    def __call__(self, clips: list[Clip]) -> list[EncodedClip]:
-        """Encodes up to `batch_size` clips of one size."""
-        frames_BTHWC = np.zeros((self._batch_size, *clips[0].frames_THWC.shape), np.uint8)
-        for slot, clip in zip(frames_BTHWC, clips, strict=False):
-            slot[:] = clip.frames_THWC
+    @property
+    def num_ahead(self) -> int:
+        """Batches that may be begun before the results of an earlier one are taken."""
+        return self._transfer.num_ahead
+
+    def begin_thread(self) -> None:
+        """Sets what PyTorch keeps for each thread; to be called in that which encodes."""
+        torch.set_num_threads(self._threads)  # part of what makes two runs give the same bits
+
+    def begin(self, clips: list[Clip]) -> Callable[[], list[EncodedClip]]:
+        """Begins to encode up to `batch_size` clips of one size; what it returns waits for the results.
+
+        Raises:
+            ShardError: not even one clip fits into the device's memory.
+        """
         with torch.inference_mode():
-            on_device = torch.from_numpy(frames_BTHWC).to(self._device, non_blocking=True)
-            encoded = self._encode(clips[0].segment_index, frames_to_clips(on_device))
-        if encoded.tokens is not None:
-            tokens = encoded.tokens.to("cpu", torch.int32).numpy()
-            return [EncodedClip(tokens_THW=tokens[number]) for number in range(len(clips))]
-        assert encoded.mean is not None and encoded.logvar is not None, "a KL model gives both"
-        mean, logvar = encoded.mean.to("cpu", torch.float32).numpy(), encoded.logvar.to("cpu", torch.float32).numpy()
-        return [EncodedClip(latents_CTHW=mean[number], logvar_CTHW=logvar[number]) for number in range(len(clips))]
+            frames_BTHWC = self._transfer.send(clips, self.batch_size)
+            encoded = self._encode(frames_BTHWC, clips[0].segment_index)
+            if encoded.tokens is not None:
+                tokens = self._transfer.fetch([encoded.tokens.int()])
+                return lambda: [EncodedClip(tokens_THW=one) for one in tokens()[0][: len(clips)]]
+            assert encoded.mean is not None and encoded.logvar is not None, "a KL model gives both"
+            both = self._transfer.fetch([encoded.mean, encoded.logvar])
+        return lambda: [
+            EncodedClip(latents_CTHW=mean, logvar_CTHW=logvar) for mean, logvar, _ in zip(*both(), clips, strict=False)
+        ]
 
-    def _encode(self, segment_index: int | None, clips_BCTHW: torch.Tensor) -> Encoded:
-        if segment_index is None:
-            return self._tokenizer.encode(clips_BCTHW)
+    def _encode(self, frames_BTHWC: torch.Tensor, segment_index: int | None) -> Encoded:
+        if segment_index is not None:
+            return self._push(frames_BTHWC, segment_index)
+        while True:
+            try:
+                return self._encode_pieces(frames_BTHWC)
+            except torch.OutOfMemoryError as error:
+                if self._at_once == 1:
+                    raise self._too_large(frames_BTHWC, error) from None
+                self._at_once = -(-self._at_once // 2)
+                log.warning("%s has no memory for more: %d clips are encoded at once now", self._device, self._at_once)
+            # Behind the except block, whose exception holds on to what was computed so far.
+            torch.cuda.empty_cache()
+
+    def _encode_pieces(self, frames_BTHWC: torch.Tensor) -> Encoded:
+        """A batch in pieces of one size, the last one filled up too."""
+        missing = -len(frames_BTHWC) % self._at_once
+        if missing:
+            frames_BTHWC = torch.cat([frames_BTHWC, frames_BTHWC.new_zeros(missing, *frames_BTHWC.shape[1:])])
+        pieces = [self._tokenizer.encode(frames_to_clips(piece)) for piece in torch.split(frames_BTHWC, self._at_once)]
+        return pieces[0] if len(pieces) == 1 else Encoded.side_by_side(pieces)
+
+    def _push(self, frames_BTHWC: torch.Tensor, segment_index: int) -> Encoded:
         if segment_index == 0:
             self._stream = self._tokenizer.stream_encoder()
         assert self._stream is not None, "a stream's segments come in order"
-        encoded = self._stream.push(clips_BCTHW)
+        try:
+            encoded = self._stream.push(frames_to_clips(frames_BTHWC))
+        except torch.OutOfMemoryError as error:
+            raise self._too_large(frames_BTHWC, error) from None
         assert encoded is not None, "a segment's frames are a whole number of latents"
         return encoded
+
+    def _too_large(self, frames_BTHWC: torch.Tensor, error: Exception) -> ShardError:
+        _, frames, height, width, _ = frames_BTHWC.shape
+        reason = str(error).splitlines()[0]
+        return ShardError(f"{frames} frames of {width}x{height} do not fit into the memory of {self._device}: {reason}")

@@ -4,7 +4,9 @@
                 -> encode -> build_rows -> write_part -> commit_shard
 
 Every stage is a generator that pulls from the one before it, so that a shard streams through in the memory of a
-batch and a part. `list_shards` runs once, in the driver (job.py); the rest is here.
+batch and a part. Four of them are at work at the same time, each in a thread (ahead.py): what reads, what decodes and
+cuts, what encodes, and what writes, which is the caller's. `list_shards` runs once, in the driver (job.py); the rest is
+here.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +15,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from pipeline.ahead import Ahead, Clock
 from pipeline.batches import batch_clips
 from pipeline.clips import cut_clips
 from pipeline.config import JobConfig
@@ -20,7 +23,7 @@ from pipeline.decoding.options import DecodeOptions
 from pipeline.encode import ClipEncoder, bytes_per_position, encode, num_positions
 from pipeline.listed_videos import VideoFetcher, read_listed_videos
 from pipeline.progress import Counters
-from pipeline.records import Batch, DecodedFrame, Shard, Video
+from pipeline.records import Batch, DecodedFrame, EncodedClip, Shard, Video
 from pipeline.rows import build_rows
 from pipeline.samples import not_yet_done, read_shard, read_some
 from pipeline.shard_log import ShardLog, read_commit
@@ -30,6 +33,9 @@ from pipeline.video_lists import read_listed
 from vidtok_model import TokenizerConfig
 
 __all__ = ["VideoDecoder", "Work", "tokenize_shard"]
+
+# Between two stages: encoded videos, frames, tokens.
+_AHEAD_BYTES = 128 * 2**20
 
 
 class VideoDecoder(Protocol):
@@ -99,37 +105,64 @@ def tokenize_shard(shard: Shard, work: Work, *, attempt_id: str) -> dict[str, An
     standing = read_commit(work.output, shard.shard_id)
     if standing is not None:
         return standing  # another driver was faster
+    clock = Clock()
     log = ShardLog(work.output, shard, schema=work.schema, provenance=work.provenance, attempt_id=attempt_id)
-    while not _write_parts(shard, work, log):
+    while not _write_parts(shard, work, log, clock):
         pass  # another attempt's part was adopted: read again from its end
-    return log.commit()
+    commit = log.commit()
+    work.counters.add_time(*clock.take())
+    return commit
 
 
-def _write_parts(shard: Shard, work: Work, log: ShardLog) -> bool:
+def _write_parts(shard: Shard, work: Work, log: ShardLog, clock: Clock) -> bool:
     """Goes through what is left of a shard; False where it met a part that another attempt wrote."""
+    with (
+        Ahead(
+            _videos(shard, work, log),
+            size_of=lambda video: len(video.data),
+            max_bytes=_AHEAD_BYTES,
+            clock=clock,
+            stages=("read", "decode"),
+        ) as videos,
+        Ahead(
+            _batches(videos, work),
+            size_of=lambda batch: sum(clip.frames_THWC.nbytes for clip in batch.clips),
+            max_bytes=_AHEAD_BYTES,
+            clock=clock,
+            stages=("decode", "encode"),
+        ) as batches,
+        Ahead(
+            encode(batches, work.encoder),
+            size_of=lambda encoded: sum(clip.nbytes for clip in encoded[1]),
+            max_bytes=_AHEAD_BYTES,
+            clock=clock,
+            stages=("encode", "write"),
+        ) as encoded,
+    ):
+        for part in build_rows(_counted(encoded, work, clock), logvar=work.config.rows.logvar):
+            work.before_writing(any(reject["error"] == "not_finite" for reject in part.rejects))
+            if not log.append(part):
+                return False
+            check_stop()  # what is finished is in the store
+    return True
+
+
+def _batches(videos: Iterator[Video], work: Work) -> Iterator[Batch]:
+    """Videos decoded, and cut into batches of clips."""
     job = work.config
     position_bytes = bytes_per_position(work.tokenizer_config, logvar=job.rows.logvar)
-
-    decoded = work.decoder.decode(_videos(shard, work, log), job.decode_options())
     clips = cut_clips(
-        decoded,
+        work.decoder.decode(videos, job.decode_options()),
         lengths=job.clip_lengths,
         clips=job.clips,
         takes_stills=work.tokenizer_config.is_causal and job.clips.stills == "encode",
     )
-    batches = batch_clips(
+    return batch_clips(
         clips,
-        batch_size=job.executor.batch_size,
+        batch_size=work.encoder.batch_size,
         part_bytes=job.rows.part_bytes,
         clip_bytes=lambda clip: num_positions(work.tokenizer_config, clip) * position_bytes,
     )
-    encoded = encode(_counted(batches, work), work.encoder)
-    for part in build_rows(encoded, logvar=job.rows.logvar):
-        work.before_writing(any(reject["error"] == "not_finite" for reject in part.rejects))
-        if not log.append(part):
-            return False
-        check_stop()  # what is finished is in the store
-    return True
 
 
 def _videos(shard: Shard, work: Work, log: ShardLog) -> Iterator[Video]:
@@ -144,13 +177,17 @@ def _videos(shard: Shard, work: Work, log: ShardLog) -> Iterator[Video]:
     return read_shard(work.input, shard, start=log.position, seen=log.keys, max_bytes=max_bytes)
 
 
-def _counted(batches: Iterator[Batch], work: Work) -> Iterator[Batch]:
+def _counted(
+    encoded: Iterator[tuple[Batch, list[EncodedClip]]], work: Work, clock: Clock
+) -> Iterator[tuple[Batch, list[EncodedClip]]]:
     counters = work.counters
-    for batch in batches:
-        yield batch  # comes back here when the batch is encoded
+    for batch, results in encoded:
+        yield batch, results
         counters.clips += len(batch.clips)
+        counters.frames += sum(len(clip.frames_THWC) - clip.num_padded_frames for clip in batch.clips)
         counters.tokens += sum(num_positions(work.tokenizer_config, clip) for clip in batch.clips)
         for end in batch.ends:
             counters.bytes_read += end.ref.size_bytes
             counters.count_end(end)
+        counters.add_time(*clock.take())
         work.on_progress(counters)

@@ -174,6 +174,7 @@ def _run_announced(
     def on_work(counters: Counters, under_way: Sequence[Shard]) -> None:
         progress.counters = counters
         run.facts["under_way"] = [shard.shard_id for shard in under_way]
+        run.facts["work"] = counters.report()
         on_progress(progress)
         check_budget(counters, plan.config.budget, plan.store.root)
 

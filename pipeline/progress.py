@@ -1,7 +1,9 @@
 """Counts of work done, small enough to be sent around every second."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.records import VideoEnd
 
@@ -22,7 +24,10 @@ class Counters:
         examples: of each class, one video and why it was rejected.
         clips: clips encoded.
         tokens: codebook indices (FSQ) or latent positions (KL) of these clips.
+        frames: of these clips, without those that pad them.
         bytes_read: encoded bytes of these videos.
+        seconds: of all workers, for which they had shards.
+        busy_seconds: of these, for how long each stage was at work, rather than waiting for another.
     """
 
     videos: int = 0
@@ -31,7 +36,24 @@ class Counters:
     examples: dict[str, str] = field(default_factory=dict)
     clips: int = 0
     tokens: int = 0
+    frames: int = 0
     bytes_read: int = 0
+    seconds: float = 0.0
+    busy_seconds: Counter[str] = field(default_factory=Counter)
+
+    def add_time(self, seconds: float, busy_seconds: Mapping[str, float]) -> None:
+        """Counts what a Clock took."""
+        self.seconds += seconds
+        self.busy_seconds.update(busy_seconds)
+
+    def busy_share(self, stage: str) -> float:
+        """Of the time for which workers had shards, the share for which a stage was at work."""
+        return self.busy_seconds[stage] / self.seconds if self.seconds else 0.0
+
+    @property
+    def bottleneck(self) -> str | None:
+        """The stage that the others wait for; None before anything was done."""
+        return max(self.busy_seconds, key=self.busy_seconds.__getitem__, default=None)
 
     def count_end(self, end: VideoEnd) -> None:
         """Counts a video."""
@@ -45,6 +67,16 @@ class Counters:
         if error not in WANTED_REJECTS:
             self.rejects_in_a_row += 1
 
+    def report(self) -> dict[str, Any]:
+        """What a run's record says of its work."""
+        return {
+            **{name: getattr(self, name) for name in ("videos", "frames", "clips", "tokens", "bytes_read")},
+            "rejects": self.rejects.total(),
+            "worker_seconds": round(self.seconds, 3),
+            "busy_shares": {stage: round(self.busy_share(stage), 3) for stage in self.busy_seconds},
+            "bottleneck": self.bottleneck,
+        }
+
     def __add__(self, other: "Counters") -> "Counters":
         """The counts of both."""
         return Counters(
@@ -54,5 +86,8 @@ class Counters:
             examples={**other.examples, **self.examples},
             clips=self.clips + other.clips,
             tokens=self.tokens + other.tokens,
+            frames=self.frames + other.frames,
             bytes_read=self.bytes_read + other.bytes_read,
+            seconds=self.seconds + other.seconds,
+            busy_seconds=self.busy_seconds + other.busy_seconds,
         )

@@ -201,6 +201,13 @@ class EncodedClip:
     latents_CTHW: npt.NDArray[np.float32] | None = None
     logvar_CTHW: npt.NDArray[np.float32] | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Of all of them."""
+        return sum(
+            array.nbytes for array in (self.tokens_THW, self.latents_CTHW, self.logvar_CTHW) if array is not None
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoEnd:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from pipeline.checkpoints import Weights
-from pipeline.config import ExecutorConfig
+from pipeline.batch_size import measured_batch_size
+from pipeline.checkpoints import Weights, keep_compiled
+from pipeline.config import ExecutorConfig, JobConfig
 from pipeline.decoding.here import DecoderHere
 from pipeline.decoding.pool import DecoderLimits, DecoderPool
 from pipeline.encode import TORCH_DTYPES, ClipEncoder
@@ -21,6 +22,7 @@ from pipeline.self_check import SelfCheck
 from pipeline.shards import input_root
 from pipeline.storage import open_store
 from pipeline.weights import load_weights
+from vidtok_model import VideoTokenizer
 
 __all__ = ["ShardWorker"]
 
@@ -38,6 +40,26 @@ def _decoder(executor: ExecutorConfig) -> VideoDecoder:
     return DecoderPool(executor.num_decoders, limits)
 
 
+def _encoder(job: JobConfig, tokenizer: VideoTokenizer, device: str) -> ClipEncoder:
+    executor, is_on_gpu = job.executor, device == "cuda"
+    batch_size = executor.batch_size or 1
+    if executor.batch_size is None and is_on_gpu and not job.is_stream:
+        clip_shape = (3, job.clip_frames, job.clips.size, job.clips.size)
+        share = min(1.0, executor.gpus_per_worker or 1.0)
+        batch_size = measured_batch_size(tokenizer, clip_shape, share=share)
+    compiles = is_on_gpu if executor.compile is None else executor.compile
+    if compiles:
+        keep_compiled()
+    return ClipEncoder(
+        tokenizer,
+        device=device,
+        dtype=job.model.dtype,
+        batch_size=batch_size,
+        threads=executor.threads,
+        compiles=compiles,
+    )
+
+
 class ShardWorker:
     """Does shards, in the process it is made in."""
 
@@ -50,7 +72,6 @@ class ShardWorker:
             StorageError: a store cannot be reached.
         """
         job = order.config
-        self._threads = job.executor.threads
         device = "cuda" if torch.cuda.is_available() else "cpu"
         options = job.storage.input.model_dump()
         model = order.description["model"]
@@ -64,9 +85,9 @@ class ShardWorker:
             options=options,
             has_decoder=False,
         )
-        encoder = ClipEncoder(tokenizer, device=device, dtype=job.model.dtype, batch_size=job.executor.batch_size)
         self._self_check = SelfCheck(device=device, dtype=job.model.dtype)
-        run = {"device": device, "threads": self._threads, "batch_size": job.executor.batch_size}
+        encoder = _encoder(job, tokenizer, device)
+        run = {"device": device, "threads": job.executor.threads, "batch_size": encoder.batch_size}
         self._work = Work(
             config=job,
             tokenizer_config=tokenizer.config,
@@ -91,8 +112,6 @@ class ShardWorker:
 
     def tokenize(self, shard: Shard) -> dict[str, Any]:
         """Tokenizes and commits one shard; returns the commit. See `tokenize_shard` for what it raises."""
-        # Part of what makes two runs give the same bits. Set here because PyTorch keeps it for each thread.
-        torch.set_num_threads(self._threads)
         return tokenize_shard(shard, self._work, attempt_id=uuid.uuid4().hex)
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, ...]
 
 
 def _packs(x: Tensor, weight: Tensor) -> bool:
-    return (
+    return bool(
         weight.dtype == torch.float32
         and x.device.type == "cpu"
         and torch.backends.mkldnn.enabled

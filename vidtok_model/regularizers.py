@@ -6,9 +6,9 @@ Shape suffixes: B batch, T frames, H height, W width, C channels (z of them, 2z 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,13 +42,20 @@ class Encoded:
     @classmethod
     def join(cls, pieces: Sequence[Self]) -> Self:
         """What a stream gave piece by piece, joined in time."""
+        return cls._joined(pieces, {"latents": 2, "tokens": 1, "mean": 2, "logvar": 2})
 
-        def joined(name: str, axis: int) -> Tensor | None:
-            values = [getattr(piece, name) for piece in pieces]
-            return None if values[0] is None else torch.cat(values, dim=axis)
+    @classmethod
+    def side_by_side(cls, batches: Sequence[Self]) -> Self:
+        """Several batches as one."""
+        return cls._joined(batches, {"latents": 0, "tokens": 0, "mean": 0, "logvar": 0})
 
-        latents = torch.cat([piece.latents for piece in pieces], dim=2)
-        return cls(latents=latents, tokens=joined("tokens", 1), mean=joined("mean", 2), logvar=joined("logvar", 2))
+    @classmethod
+    def _joined(cls, pieces: Sequence[Self], axes: Mapping[str, int]) -> Self:
+        given: dict[str, list[Any]] = {name: [getattr(piece, name) for piece in pieces] for name in axes}
+        joined: dict[str, Any] = {
+            name: None if values[0] is None else torch.cat(values, axes[name]) for name, values in given.items()
+        }
+        return cls(**joined)
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -80,9 +87,7 @@ class FiniteScalarQuantizer(nn.Module):
         """
         with torch.autocast(z_BTHWC.device.type, enabled=False):
             z = z_BTHWC.float()
-            half_range = (self.levels - 1) * (1 + _BOUND_SLACK) / 2
-            offset = 0.5 * (1 - self.levels % 2)  # an even number of levels has none in the middle
-            bounded = torch.tanh(z + torch.atanh(offset / half_range)) * half_range - offset
+            bounded = self.bounded(z)
             half_width = self.levels // 2
             steps = bounded.round()
             # Not bounded + (steps - bounded): that may miss the exact code by a rounding error.
@@ -90,6 +95,12 @@ class FiniteScalarQuantizer(nn.Module):
             tokens_BTHW = ((steps.detach().long() + half_width) * self.basis).sum(dim=-1)
             tokens_BTHW = tokens_BTHW.where(z.isfinite().all(dim=-1), INVALID_TOKEN)
         return Encoded(latents=_channels_second(codes_BTHWC), tokens=tokens_BTHW, mean=None, logvar=None)
+
+    def bounded(self, z_BTHWC: Tensor) -> Tensor:
+        """What is rounded to a level of each channel, in steps between levels; z is float32."""
+        half_range = (self.levels - 1) * (1 + _BOUND_SLACK) / 2
+        offset = 0.5 * (1 - self.levels % 2)  # an even number of levels has none in the middle
+        return torch.tanh(z_BTHWC + torch.atanh(offset / half_range)) * half_range - offset
 
     def codes(self, tokens_BTHW: Tensor) -> Tensor:
         """The latents (B, z, T, H, W), float32, of int64 tokens in [0, codebook_size), which the caller has checked."""

@@ -43,6 +43,49 @@ def bench_decode(
         _out.print(table)
 
 
+@bench.command("encode")
+def bench_encode(
+    model: Annotated[str, typer.Option(help="A released or carried model, whose weights are random here.")] = (
+        "vidtok_fsq_causal_488_32768"
+    ),
+    size: Annotated[int, typer.Option(help="Pixels of a clip's side.")] = 128,
+    runs: Annotated[int, typer.Option(help="Pairs of runs, each on a clip of its own.")] = 5,
+    dtype: Annotated[str, typer.Option(help="fp32 or bf16; the plain network computes in fp32.")] = "fp32",
+    threads: Annotated[int, typer.Option(help="Of the CPU.")] = 1,
+    decoder: Annotated[bool, typer.Option("--decoder", help="From latents to frames instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The encoder, to the same network written plainly, and to what the machine's convolutions give."""
+    from jobs.bench.encode import bench_encode
+
+    network = "decoder" if decoder else "encoder"
+    result = bench_encode(model, size=size, runs=runs, dtype=dtype, network=network, threads=threads)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(result), indent=1) + "\n")
+        return
+    table = Table(
+        "network", "size", "TFLOP", "s", "plain / ours", "lowest", "highest", "of peak", "error", "memory", "tokens",
+        "unequal", "unexplained",
+    )  # fmt: skip
+    table.add_row(
+        f"{network}, {dtype}",
+        str(size),
+        f"{result.teraflop:.2f}",
+        f"{result.seconds:.2f}",
+        f"{result.ratio:.2f}",
+        f"{result.lowest:.2f}",
+        f"{result.highest:.2f}",
+        f"{result.peak_share:.2f}",
+        f"{result.error:.1e}",
+        f"{result.memory_ratio:.2f}",
+        f"{result.tokens:,}",
+        str(result.unequal),
+        str(result.unexplained),
+    )
+    _out.print(table)
+    _out.print("[dim]random weights: times do not depend on them[/]")
+
+
 @bench.command("schedule")
 def bench_schedule(
     shards: Annotated[int, typer.Option(min=100, help="Shards to do.")] = 100_000,

@@ -1,18 +1,25 @@
-"""What the benchmarks decode: the clips that we carry, scaled and encoded as such videos are found."""
+"""What the benchmarks take: the clips that we carry, scaled and encoded as such videos are found."""
 
 import io
 from fractions import Fraction
 from importlib.resources import files
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import cast
 
 import av
+import numpy as np
+import torch
 from av.container import InputContainer
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
+from torch import Tensor
 
-__all__ = ["CODECS", "encoded", "scene"]
+from pipeline.decoding.frames import decode_frames
+from pipeline.decoding.options import DecodeOptions
+from pipeline.encode import frames_to_clips
+
+__all__ = ["CODECS", "clips", "encoded", "scene"]
 
 _CLIPS = ("bigbuckbunny.mp4", "cityCC0.mpg")  # an animation, and a city at night that a camera saw
 _RATE, _GROUP = 25, 50
@@ -38,6 +45,22 @@ def scene(height: int, num_frames: int) -> list[VideoFrame]:
                 frame.reformat(width, height, "yuv420p", interpolation=Interpolation.BICUBIC) for frame in wanted
             ]
     return frames
+
+
+def clips(size: int, num_frames: int, count: int) -> list[Tensor]:
+    """As many clips (1, 3, T, H, W), float32 in [-1, 1], from the middle of either video in turns.
+
+    Where they are too short for so many, their windows overlap.
+    """
+    windows = []
+    for number, name in enumerate(_CLIPS):
+        data = files("jobs").joinpath("clips", name).read_bytes()
+        frames = [f.pixels_HWC for f in decode_frames(io.BytesIO(data), len(data), DecodeOptions(size=size))]
+        wanted = (count + 1 - number) // len(_CLIPS)
+        starts = np.linspace(0, len(frames) - num_frames, max(wanted, 1)).astype(int)[:wanted]
+        windows.append([np.stack(frames[start : start + num_frames]) for start in starts])
+    both = [window for pair in zip_longest(*windows) for window in pair if window is not None]
+    return [frames_to_clips(torch.from_numpy(window[None])) for window in both]
 
 
 def encoded(codec: str, frames: list[VideoFrame]) -> bytes:

@@ -223,9 +223,17 @@ class Decoder:
             )
 
 
-def encoder(clips: list[Clip]) -> list[EncodedClip]:
+class Encoder:
     """The video's number, twice."""
-    return [EncodedClip(tokens_THW=np.full((2, 1, 1), clip.frames_THWC[0, 0, 0, 0], np.int32)) for clip in clips]
+
+    batch_size, num_ahead = 2, 0
+
+    def begin_thread(self) -> None:
+        pass
+
+    def begin(self, clips: list[Clip]) -> Callable[[], list[EncodedClip]]:
+        numbers = [clip.frames_THWC[0, 0, 0, 0] for clip in clips]
+        return lambda: [EncodedClip(tokens_THW=np.full((2, 1, 1), number, np.int32)) for number in numbers]
 
 
 @pytest.fixture(scope="module", params=["0.tar", "0.tar.gz"])
@@ -262,7 +270,7 @@ class Attempts:
             output=Wrapped(self.store, **methods),  # type: ignore[arg-type]
             fetcher=VideoFetcher(config),
             decoder=Decoder(rejected),
-            encoder=encoder,  # type: ignore[arg-type]
+            encoder=Encoder(),  # type: ignore[arg-type]
             schema=SCHEMA,
             provenance=PROVENANCE,
         )

@@ -1,0 +1,152 @@
+"""Stages at work at the same time: each in a thread of its own, ahead of the next by so many bytes at most."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, TypeVar
+
+__all__ = ["Ahead", "Clock"]
+
+
+class Clock:
+    """For how long each stage has been at work, rather than waiting for another. Used by several threads."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, float | None] = {}  # since when
+        self._waited: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._taken = time.monotonic()
+
+    def add_stage(self, stage: str) -> None:
+        """Counts a stage from here on; it is at work whenever it does not wait."""
+        with self._lock:
+            self._waiting.setdefault(stage, None)
+            self._waited.setdefault(stage, 0.0)
+
+    @contextmanager
+    def wait(self, stage: str) -> Iterator[None]:
+        """A block in which a stage waits for another."""
+        with self._lock:
+            self._waiting[stage] = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._end_wait(stage, time.monotonic())
+                self._waiting[stage] = None
+
+    def _end_wait(self, stage: str, now: float) -> None:
+        since = self._waiting[stage]
+        if since is not None:
+            self._waited[stage] += now - max(since, self._taken)
+
+    def take(self) -> tuple[float, dict[str, float]]:
+        """The seconds since this was last called, or since its beginning; and for how many each stage was at work."""
+        with self._lock:
+            now = time.monotonic()
+            for stage in self._waiting:
+                self._end_wait(stage, now)
+            seconds, self._taken = now - self._taken, now
+            busy = {stage: max(0.0, seconds - waited) for stage, waited in self._waited.items()}
+            self._waited = dict.fromkeys(self._waited, 0.0)
+            return seconds, busy
+
+
+T = TypeVar("T")
+
+
+class Ahead(Iterator[T]):
+    """What an iterator gives, which runs in a thread. Close it, or use it as a context manager.
+
+    An error of its comes out behind what it gave before. A generator is closed in the thread that it ran in.
+    """
+
+    def __init__(
+        self,
+        items: Iterator[T],
+        *,
+        size_of: Callable[[T], int],
+        max_bytes: int,
+        clock: Clock,
+        stages: tuple[str, str],
+    ) -> None:
+        """Starts it.
+
+        Args:
+            items: the stage.
+            size_of: bytes of an item.
+            max_bytes: that may stand between the stages; one item always may.
+            clock: where waits are counted, of
+            stages: the name of this stage, and that of the one that takes from it.
+        """
+        self._items, self._size_of, self._max_bytes, self._clock = items, size_of, max_bytes, clock
+        self._giver, self._taker = stages
+        for stage in stages:
+            clock.add_stage(stage)
+        self._ready: deque[tuple[T, int]] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._is_closed = self._is_ended = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=self._giver, daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> T:
+        """Waits for the next item."""
+        with self._changed:
+            with self._clock.wait(self._taker):
+                self._changed.wait_for(lambda: self._ready or self._is_ended)
+            if self._ready:
+                item, size = self._ready.popleft()
+                self._bytes -= size
+                self._changed.notify_all()
+                return item
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            raise StopIteration
+
+    def close(self) -> None:
+        """Ends the iterator where it stands, and waits for that."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        """Gives itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes."""
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item, self._size_of(item)):
+                    break
+            if isinstance(self._items, Generator):
+                self._items.close()
+        except BaseException as error:  # whatever it is, it is for the thread that takes
+            self._error = error
+        with self._changed:
+            self._is_ended = True
+            self._changed.notify_all()
+
+    def _put(self, item: T, size: int) -> bool:
+        with self._changed:
+            with self._clock.wait(self._giver):
+                self._changed.wait_for(
+                    lambda: self._is_closed or not self._ready or self._bytes + size <= self._max_bytes
+                )
+            if not self._is_closed:
+                self._ready.append((item, size))
+                self._bytes += size
+                self._changed.notify_all()
+            return not self._is_closed
