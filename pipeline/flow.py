@@ -35,7 +35,7 @@ from vidtok_model import TokenizerConfig
 __all__ = ["VideoDecoder", "Work", "tokenize_shard"]
 
 # Between two stages: encoded videos, frames, tokens.
-_AHEAD_BYTES = 128 * 2**20
+_AHEAD_BYTES = 64 * 2**20
 
 
 class VideoDecoder(Protocol):

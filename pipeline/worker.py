@@ -61,7 +61,11 @@ def _encoder(job: JobConfig, tokenizer: VideoTokenizer, device: str) -> ClipEnco
 
 
 class ShardWorker:
-    """Does shards, in the process it is made in."""
+    """Does shards, in the process it is made in.
+
+    Attributes:
+        work: what stays the same from shard to shard.
+    """
 
     def __init__(self, order: WorkOrder, on_progress: Callable[[Counters], None] = lambda _: None) -> None:
         """Loads the tokenizer, onto the first GPU that this process sees, else onto the CPU.
@@ -88,7 +92,7 @@ class ShardWorker:
         self._self_check = SelfCheck(device=device, dtype=job.model.dtype)
         encoder = _encoder(job, tokenizer, device)
         run = {"device": device, "threads": job.executor.threads, "batch_size": encoder.batch_size}
-        self._work = Work(
+        self.work = Work(
             config=job,
             tokenizer_config=tokenizer.config,
             input=open_store(input_root(job.input), options),
@@ -108,12 +112,12 @@ class ShardWorker:
     @property
     def counters(self) -> Counters:
         """Work done so far."""
-        return self._work.counters
+        return self.work.counters
 
     def tokenize(self, shard: Shard) -> dict[str, Any]:
         """Tokenizes and commits one shard; returns the commit. See `tokenize_shard` for what it raises."""
-        return tokenize_shard(shard, self._work, attempt_id=uuid.uuid4().hex)
+        return tokenize_shard(shard, self.work, attempt_id=uuid.uuid4().hex)
 
     def close(self) -> None:
         """Ends the decoders."""
-        self._work.decoder.close()
+        self.work.decoder.close()

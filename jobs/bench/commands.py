@@ -86,6 +86,94 @@ def bench_encode(
     _out.print("[dim]random weights: times do not depend on them[/]")
 
 
+@bench.command("agreement")
+def bench_agreement(
+    model: Annotated[str | None, typer.Option(help="A released or carried model.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Its weights; `random` for random ones.")] = None,
+    size: Annotated[int, typer.Option(help="Pixels of a clip's side.")] = 128,
+    clips: Annotated[int, typer.Option(help="How many.")] = 8,
+    device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What tf32, bf16 and fp16 change in tokens and decoded clips, against fp32 on real clips.
+
+    Without --model and --checkpoint: both small models that the package carries.
+    """
+    from jobs.bench.agreement import Agreement, bench_agreement
+    from vidtok_model import CARRIED
+
+    table = Table("model", "arithmetic", "clips", "tokens equal", "digits equal", "error", "PSNR, dB")
+    found: list[dict[str, object]] = []
+
+    for name in [model] if model or checkpoint else list(CARRIED):
+
+        def show(result: Agreement, name: str = name or str(checkpoint)) -> None:
+            found.append({"model": name, **asdict(result)})
+            shares = ["" if share is None else f"{share:.2%}" for share in (result.tokens_equal, result.digits_equal)]
+            error = "" if result.error is None else f"{result.error:.1e}"
+            apart = "equal" if result.psnr is None else f"{result.psnr:.1f}"
+            table.add_row(name, result.arithmetic, str(result.clips), *shares, error, apart)
+
+        bench_agreement(name, checkpoint, size=size, count=clips, device=device, on_result=show)
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        return
+    _out.print(table)
+    if checkpoint == "random":
+        _out.print("[bold red]RANDOM WEIGHTS[/]: a trained model's tokens lie otherwise to their boundaries")
+
+
+@bench.command("pipeline")
+def bench_pipeline(
+    videos: Annotated[int, typer.Option(min=2, help="Of a job; two clips in turns.")] = 16,
+    runs: Annotated[int, typer.Option(help="Pairs of runs.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """CPU seconds of a job to those of decoding and encoding alone, and how busy an encoder that only waits is kept."""
+    from jobs.bench.pipeline import bench_pipeline
+
+    result = bench_pipeline(videos=videos, runs=runs)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(result), indent=1) + "\n")
+        return
+    table = Table(
+        "clips", "job / alone, CPU", "lowest", "highest", "slow encoder", "bottleneck", "fast one", "bottleneck"
+    )
+    table.add_row(
+        str(result.clips),
+        f"{result.cpu_ratio:.3f}",
+        f"{result.lowest:.3f}",
+        f"{result.highest:.3f}",
+        f"{result.encoder_busy:.1%} busy",
+        result.bottleneck_slow,
+        f"{result.encoder_busy_starved:.1%} busy",
+        result.bottleneck_fast,
+    )
+    _out.print(table)
+
+
+@bench.command("write")
+def bench_write(
+    runs: Annotated[int, typer.Option(help="Parts.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tokens a second of one core, from encoded clips to a part in a local store."""
+    from jobs.bench.write import bench_write
+
+    result = bench_write(runs=runs)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(result), indent=1) + "\n")
+        return
+    table = Table("tokens", "tokens/s", "lowest", "highest", "to a copy", "bytes/token")
+    table.add_row(
+        f"{result.tokens:,}",
+        *(f"{rate:,.0f}" for rate in (result.tokens_per_second, result.lowest, result.highest)),
+        f"{result.ratio:.3f}",
+        f"{result.bytes_per_token:.3f}",
+    )
+    _out.print(table)
+
+
 @bench.command("schedule")
 def bench_schedule(
     shards: Annotated[int, typer.Option(min=100, help="Shards to do.")] = 100_000,

@@ -164,7 +164,7 @@ def _teraflop(tokenizer: VideoTokenizer, x: Tensor, network: str) -> float:
     small = x[..., :_SMALL, :_SMALL] if network == "encoder" else x[..., :4, :4]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         (plain_encode if network == "encoder" else plain_decode)(tokenizer, small)
-    return counter.get_total_flops() * scale**2 / 1e12
+    return float(counter.get_total_flops()) * scale**2 / 1e12
 
 
 def _largest(got: Tensor, expected: Tensor) -> float:

@@ -5,6 +5,7 @@ No GPU is here: its memory runs out where a test says so, and its streams are a 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ FSQ, KL = "vidtok_fsq_causal_488_32768", "vidtok_kl_causal_488_4chn"
 
 def clips(count: int) -> list[Clip]:
     frames = np.random.default_rng(0).integers(0, 256, (count, 5, 16, 16, 3), np.uint8)
-    return [clip_of(frames_THWC=one) for one in frames]
+    return [replace(clip_of(), frames_THWC=one) for one in frames]
 
 
 def encoder(tokenizer: VideoTokenizer, batch_size: int, **more: Any) -> ClipEncoder:
@@ -83,12 +84,11 @@ def test_where_not_even_one_fits_it_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("free", "expected"), [(10, 1), (130, 2), (10**6, 64), (1 + 120 * 8, 8), (100 * 1.5 / 0.85, 2), (170, 1)]
+    ("needed", "expected"), [(10, 1), (149, 1), (150, 2), (249, 2), (250, 4), (449, 4), (450, 8), (10**6, 64)]
 )
-def test_the_batch_size_is_what_the_memory_holds(free: float, expected: int) -> None:
-    """The first clip takes 100 bytes, each further one 50 where two fit (1.5 times), else 120."""
-    each = 50 if free < 900 else 120
-    assert fitting_batch_size(lambda count: 100 + each * (count - 1), int(free)) == expected
+def test_the_batch_size_is_what_the_memory_holds(needed: int, expected: int) -> None:
+    """The first clip takes 100 bytes, each further one 50; of what there is a part is left free."""
+    assert fitting_batch_size(lambda count: 100 + 50 * (count - 1), int(needed / 0.85) + 1) == expected
 
 
 def test_the_batch_size_is_one_where_two_do_not_fit() -> None:
