@@ -20,26 +20,29 @@ class Clock:
         self._lock = threading.Lock()
         self._taken = time.monotonic()
 
-    def add_stage(self, stage: str) -> None:
-        """Counts a stage from here on; it is at work whenever it does not wait."""
+    def work(self, stage: str) -> None:
+        """From here on a stage is at work."""
         with self._lock:
-            self._waiting.setdefault(stage, None)
             self._waited.setdefault(stage, 0.0)
+            self._end_wait(stage, time.monotonic())
+            self._waiting[stage] = None
+
+    def rest(self, stage: str) -> None:
+        """From here on it is not."""
+        with self._lock:
+            self._waiting[stage] = time.monotonic()
 
     @contextmanager
     def wait(self, stage: str) -> Iterator[None]:
         """A block in which a stage waits for another."""
-        with self._lock:
-            self._waiting[stage] = time.monotonic()
+        self.rest(stage)
         try:
             yield
         finally:
-            with self._lock:
-                self._end_wait(stage, time.monotonic())
-                self._waiting[stage] = None
+            self.work(stage)
 
     def _end_wait(self, stage: str, now: float) -> None:
-        since = self._waiting[stage]
+        since = self._waiting.get(stage)
         if since is not None:
             self._waited[stage] += now - max(since, self._taken)
 
@@ -85,7 +88,7 @@ class Ahead(Iterator[T]):
         self._items, self._size_of, self._max_bytes, self._clock = items, size_of, max_bytes, clock
         self._giver, self._taker = stages
         for stage in stages:
-            clock.add_stage(stage)
+            clock.work(stage)
         self._ready: deque[tuple[T, int]] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
@@ -135,6 +138,7 @@ class Ahead(Iterator[T]):
                 self._items.close()
         except BaseException as error:  # whatever it is, it is for the thread that takes
             self._error = error
+        self._clock.rest(self._giver)
         with self._changed:
             self._is_ended = True
             self._changed.notify_all()

@@ -197,7 +197,7 @@ def _run_announced(
             result.totals.update({name: outcome[name] for name in ("videos", "rows", "tokens")})
             result.totals["rejects"] += sum(outcome["rejects_by_class"].values())
             keeper.add(outcome)
-        run.facts["shards_done"] = progress.shards_done
+        run.facts.update(shards_done=progress.shards_done, work=progress.counters.report())
         on_progress(progress)
     keeper.complete(shards)
     return result

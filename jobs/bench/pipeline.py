@@ -105,7 +105,7 @@ def _job(folder: Path, videos: int) -> JobConfig:
             "input": {"shards": str(folder / "videos.tar")},
             "output": str(folder / "out"),
             "model": {"name": next(iter(CARRIED))},
-            "clips": {"size": _SIZE, "fps": None},
+            "clips": {"size": _SIZE, "fps": 12},
             "executor": {"kind": "inline", "batch_size": 4, "decoders": 1},
         }
     )

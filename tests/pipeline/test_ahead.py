@@ -87,8 +87,8 @@ def test_a_clock_counts_the_time_in_which_a_stage_does_not_wait(monkeypatch: pyt
     now = 0.0
     monkeypatch.setattr("pipeline.ahead.time.monotonic", lambda: now)
     clock = Clock()
-    clock.add_stage("give")
-    clock.add_stage("take")
+    clock.work("give")
+    clock.work("take")
     now = 2.0
     with clock.wait("take"):
         now = 5.0
@@ -97,3 +97,15 @@ def test_a_clock_counts_the_time_in_which_a_stage_does_not_wait(monkeypatch: pyt
     now = 8.0
     assert clock.take() == (3.0, {"give": 3.0, "take": 2.0})
     assert clock.take() == (0.0, {"give": 0.0, "take": 0.0})
+
+
+def test_a_stage_that_has_ended_is_not_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("pipeline.ahead.time.monotonic", lambda: now)
+    clock = Clock()
+    for begun in (0.0, 10.0):  # and one of its name that begins anew is
+        now = begun
+        with ahead(iter([1]), clock=clock) as items:
+            assert list(items) == [1]
+            now = begun + 10.0
+        assert clock.take() == (10.0, {"give": 0.0, "take": 10.0})

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,13 @@ def test_what_looks_wrong_is_looked_into_at_once(monkeypatch: pytest.MonkeyPatch
 
 def test_values_that_are_not_finite_look_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that gives NaN would otherwise reject good videos until the next check."""
-    real = ClipEncoder.__call__
+    real = ClipEncoder.begin
 
-    def spoilt(self: ClipEncoder, clips: list[Clip]) -> list[EncodedClip]:
-        return [EncodedClip(tokens_THW=np.full_like(encoded.tokens_THW, -1)) for encoded in real(self, clips)]
+    def spoilt(self: ClipEncoder, clips: list[Clip]) -> Callable[[], list[EncodedClip]]:
+        results = real(self, clips)
+        return lambda: [EncodedClip(tokens_THW=np.full_like(encoded.tokens_THW, -1)) for encoded in results()]
 
-    monkeypatch.setattr(ClipEncoder, "__call__", spoilt)
+    monkeypatch.setattr(ClipEncoder, "begin", spoilt)
     config = job(small_input(tmp_path / "in"), tmp_path / "out", clips={"fps": None, "size": 16})
     suspects: list[bool] = []
     monkeypatch.setattr(SelfCheck, "if_due", lambda self, is_suspect: suspects.append(is_suspect))
