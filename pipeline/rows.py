@@ -1,5 +1,6 @@
 """build_rows: encoded clips become rows, rejected videos become rejects, and a range of both becomes a part."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -108,10 +109,16 @@ def row_id(clip: Clip) -> str:
     Hashed are the shard's path below the input's root, the sample's key, its occurrence in the shard, and the
     range of the clip: the times of its first and last real frame in microseconds, and how many frames it has.
     """
-    real = len(clip.frame_seconds) - clip.num_padded_frames
-    range_ = [round(clip.frame_seconds[0] * 1e6), round(clip.frame_seconds[real - 1] * 1e6), len(clip.frame_seconds)]
-    name = json.dumps([clip.ref.source_shard, clip.ref.key, clip.ref.occurrence, *range_])
+    count = len(clip.frame_seconds)
+    first, last = (float(clip.frame_seconds[place]) for place in (0, count - clip.num_padded_frames - 1))
+    video = _video_name(clip.ref.source_shard, clip.ref.key, clip.ref.occurrence)
+    name = f"{video}, {round(first * 1e6)}, {round(last * 1e6)}, {count}]"  # as JSON has it
     return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+@functools.lru_cache(maxsize=16)
+def _video_name(source_shard: str, key: str, occurrence: int) -> str:
+    return json.dumps([source_shard, key, occurrence]).removesuffix("]")
 
 
 def _part(
