@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-__all__ = ["Ahead", "Clock"]
+__all__ = ["Ahead", "Clock", "Left", "check_left"]
 
 
 class Clock:
@@ -58,6 +58,23 @@ class Clock:
             return seconds, busy
 
 
+class Left(Exception):
+    """Nobody wants what this thread would give any more."""
+
+
+class _Thread(threading.Thread):
+    def __init__(self, run: Callable[[], None], name: str, is_left: Callable[[], bool]) -> None:
+        super().__init__(target=run, name=name, daemon=True)
+        self.is_left = is_left
+
+
+def check_left() -> None:
+    """Raises Left in a stage that nobody takes from any more; for those that wait long between two items."""
+    thread = threading.current_thread()
+    if isinstance(thread, _Thread) and thread.is_left():
+        raise Left
+
+
 T = TypeVar("T")
 
 
@@ -75,6 +92,7 @@ class Ahead(Iterator[T]):
         max_bytes: int,
         clock: Clock,
         stages: tuple[str, str],
+        source: "Ahead[Any] | None" = None,
     ) -> None:
         """Starts it.
 
@@ -84,24 +102,28 @@ class Ahead(Iterator[T]):
             max_bytes: that may stand between the stages; one item always may.
             clock: where waits are counted, of
             stages: the name of this stage, and that of the one that takes from it.
+            source: what the iterator takes from; it is left when this is closed, so that nobody waits for it.
         """
         self._items, self._size_of, self._max_bytes, self._clock = items, size_of, max_bytes, clock
         self._giver, self._taker = stages
+        self._source = source
         for stage in stages:
             clock.work(stage)
         self._ready: deque[tuple[T, int]] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
-        self._is_closed = self._is_ended = False
+        self._is_left = self._is_ended = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=self._giver, daemon=True)
+        self._thread = _Thread(self._run, self._giver, lambda: self._is_left)
         self._thread.start()
 
     def __next__(self) -> T:
         """Waits for the next item."""
         with self._changed:
             with self._clock.wait(self._taker):
-                self._changed.wait_for(lambda: self._ready or self._is_ended)
+                self._changed.wait_for(lambda: self._ready or self._is_ended or self._is_left)
+            if self._is_left:
+                raise Left
             if self._ready:
                 item, size = self._ready.popleft()
                 self._bytes -= size
@@ -114,10 +136,15 @@ class Ahead(Iterator[T]):
 
     def close(self) -> None:
         """Ends the iterator where it stands, and waits for that."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
+        self._leave()
         self._thread.join()
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._is_left = True
+            self._changed.notify_all()
+        if self._source is not None:
+            self._source._leave()
 
     def __enter__(self) -> Self:
         """Gives itself."""
@@ -147,10 +174,10 @@ class Ahead(Iterator[T]):
         with self._changed:
             with self._clock.wait(self._giver):
                 self._changed.wait_for(
-                    lambda: self._is_closed or not self._ready or self._bytes + size <= self._max_bytes
+                    lambda: self._is_left or not self._ready or self._bytes + size <= self._max_bytes
                 )
-            if not self._is_closed:
+            if not self._is_left:
                 self._ready.append((item, size))
                 self._bytes += size
                 self._changed.notify_all()
-            return not self._is_closed
+            return not self._is_left

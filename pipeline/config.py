@@ -53,7 +53,7 @@ class ExecutorConfig(Section):
         "holds; 1 on a CPU, and of a stream.",
     )
     compile: bool | None = Field(
-        default=None, description="Whether torch.compile makes the encoder's kernels; null: on a GPU."
+        default=None, description="Whether torch.compile makes the encoder's kernels; null: on a GPU, streams aside."
     )
     max_attempts: int = Field(default=3, gt=0, description="How often a shard is tried before it counts as failed.")
     decoders: int | None = Field(

@@ -130,6 +130,7 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog, clock: Clock) -> bool:
             max_bytes=_AHEAD_BYTES,
             clock=clock,
             stages=("decode", "encode"),
+            source=videos,
         ) as batches,
         Ahead(
             encode(batches, work.encoder),
@@ -137,6 +138,7 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog, clock: Clock) -> bool:
             max_bytes=_AHEAD_BYTES,
             clock=clock,
             stages=("encode", "write"),
+            source=batches,
         ) as encoded,
     ):
         for part in build_rows(_counted(encoded, work, clock), logvar=work.config.rows.logvar):

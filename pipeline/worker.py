@@ -47,7 +47,8 @@ def _encoder(job: JobConfig, tokenizer: VideoTokenizer, device: str) -> ClipEnco
         clip_shape = (3, job.clip_frames, job.clips.size, job.clips.size)
         share = min(1.0, executor.gpus_per_worker or 1.0)
         batch_size = measured_batch_size(tokenizer, clip_shape, share=share)
-    compiles = is_on_gpu if executor.compile is None else executor.compile
+    # What a stream's layers keep from one segment to the next would be compiled anew for each.
+    compiles = (is_on_gpu and not job.is_stream) if executor.compile is None else executor.compile
     if compiles:
         keep_compiled()
     return ClipEncoder(

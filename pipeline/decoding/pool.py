@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.ahead import check_left
 from pipeline.decoding.decoder import Decoder, DecoderLost, Decoders
 from pipeline.decoding.options import DecodeOptions
 from pipeline.decoding.wire import Slab
@@ -82,6 +83,7 @@ class DecoderPool:
                 for video in head.videos:
                     yield video, self._frames(head, tasks)
                     for _ in head.leave():
+                        check_left()
                         head.watch()
                 tasks.popleft().end()
         finally:
@@ -92,6 +94,7 @@ class DecoderPool:
         if task.is_empty:
             raise SampleError("probe", "unreadable", "the video has 0 bytes")
         while not task.is_done:
+            check_left()
             for other in tasks:
                 other.watch()
             yield from task.frames(_TICK_SECONDS)

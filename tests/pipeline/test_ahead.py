@@ -1,18 +1,20 @@
 """Stages beside each other: what comes out, what may stand between them, and how errors and ends travel."""
 
 import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from pipeline.ahead import Ahead, Clock
+from pipeline.ahead import Ahead, Clock, check_left
 
 STAGES = ("give", "take")
 
 
-def ahead(items: Iterator[int], max_bytes: int = 100, clock: Clock | None = None) -> Ahead[int]:
+def ahead(items: Iterator[int], max_bytes: int = 100, clock: Clock | None = None, **more: Any) -> Ahead[int]:
     """Each item is as many bytes as it says."""
-    return Ahead(items, size_of=lambda item: item, max_bytes=max_bytes, clock=clock or Clock(), stages=STAGES)
+    return Ahead(items, size_of=lambda item: item, max_bytes=max_bytes, clock=clock or Clock(), stages=STAGES, **more)
 
 
 def test_all_comes_in_order() -> None:
@@ -81,6 +83,25 @@ def test_a_stage_in_the_middle_is_left_when_it_waits_for_one_that_is_closed() ->
         next(second)
         raise RuntimeError("the taker's")
     assert threading.active_count() == before
+
+
+def test_whoever_waits_for_a_stage_that_gives_nothing_is_let_go() -> None:
+    """The first stage gives nothing until it is left, the second waits for it, and the third is closed."""
+
+    def silent() -> Iterator[int]:
+        while True:
+            check_left()
+            time.sleep(0.001)
+        yield 0
+
+    before = threading.active_count()
+    with ahead(silent()) as first, ahead(iter(first), source=first):
+        pass
+    assert threading.active_count() == before
+
+
+def test_nobody_is_left_outside_a_stage() -> None:
+    check_left()
 
 
 def test_a_clock_counts_the_time_in_which_a_stage_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
