@@ -1,7 +1,6 @@
 """Part files: rows to the bytes of one Parquet file, and what its footer says back from them."""
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,7 +120,7 @@ def table_bytes(
     Payload columns have no dictionary and no statistics, which only cost there; tokens are byte-split, which
     brings zstd within 1% of their packed size.
     """
-    sink = io.BytesIO()
+    sink = pa.BufferOutputStream()
     plain = [name for name in table.column_names if name not in PAYLOAD_COLUMNS]
     options: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": plain}
     options["write_statistics"] = plain
@@ -134,7 +133,7 @@ def table_bytes(
         if footer is not None:
             # Added here, not to the schema, of which Parquet keeps a second copy in a form no one can read.
             writer.add_key_value_metadata({FOOTER_KEY.decode(): json.dumps(footer, ensure_ascii=False)})
-    return sink.getvalue()
+    return bytes(sink.getvalue())
 
 
 def describe_part(name: str, data: bytes) -> StoredPart:
