@@ -134,6 +134,10 @@ class Ahead(Iterator[T]):
                 raise error
             raise StopIteration
 
+    def is_ready(self) -> bool:
+        """Whether the next item is there, or there is none."""
+        return bool(self._ready) or self._is_ended
+
     def close(self) -> None:
         """Ends the iterator where it stands, and waits for that."""
         self._leave()
@@ -161,6 +165,7 @@ class Ahead(Iterator[T]):
             for item in self._items:
                 if not self._put(item, self._size_of(item)):
                     break
+                del item  # it may be large, and be gone long before there is another
             if isinstance(self._items, Generator):
                 self._items.close()
         except BaseException as error:  # whatever it is, it is for the thread that takes

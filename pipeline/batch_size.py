@@ -14,14 +14,14 @@ _SHARE = 0.85
 
 
 def fitting_batch_size(peak_bytes: Callable[[int], int], free_bytes: int) -> int:
-    """The largest power of two, up to 64, for which memory is there; at least 1.
+    """The largest power of two, up to 64, for which memory is there; 1 where it is not (to encode then says so).
 
     Args:
         peak_bytes: what a batch of so many clips takes at its peak; called for 1 and 2.
         free_bytes: what there is.
     """
-    one = peak_bytes(1)
     try:
+        one = peak_bytes(1)
         each = peak_bytes(2) - one
     except torch.OutOfMemoryError:
         return 1

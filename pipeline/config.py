@@ -53,7 +53,9 @@ class ExecutorConfig(Section):
         "holds; 1 on a CPU, and of a stream.",
     )
     compile: bool | None = Field(
-        default=None, description="Whether torch.compile makes the encoder's kernels; null: on a GPU, streams aside."
+        default=None,
+        description="Whether torch.compile makes the encoder's kernels; null: on a GPU, but not with clips.mode: "
+        "stream or clips.crop: keep, of which every segment or size would be compiled anew.",
     )
     max_attempts: int = Field(default=3, gt=0, description="How often a shard is tried before it counts as failed.")
     decoders: int | None = Field(

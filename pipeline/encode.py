@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -30,16 +30,30 @@ _BLACK = np.uint8(0)
 log = logging.getLogger(__name__)
 
 
-def encode(batches: Iterable[Batch], encoder: "ClipEncoder") -> Generator[tuple[Batch, list[EncodedClip]]]:
-    """Encodes every batch; with each, one EncodedClip for each of its clips, whose frames are let go of."""
+def encode(
+    batches: Iterator[Batch], encoder: "ClipEncoder", is_ready: Callable[[], bool] = lambda: True
+) -> Generator[tuple[Batch, list[EncodedClip]]]:
+    """Encodes every batch; with each, one EncodedClip for each of its clips, whose frames are let go of.
+
+    Args:
+        batches: what to encode.
+        encoder: what with.
+        is_ready: whether the next batch is there. Where it is not, the results of those under way are waited for first:
+            so they wait for no other batch, and what is waited for the next one is time in which the device has nothing
+            to do.
+    """
     under_way: deque[tuple[Batch, Callable[[], list[EncodedClip]]]] = deque()
     encoder.begin_thread()
-    for batch in batches:
-        under_way.append((batch, encoder.begin(batch.clips) if batch.clips else list))
-        while len(under_way) > encoder.num_ahead:
+    while True:
+        while under_way and (len(under_way) > encoder.num_ahead or not is_ready()):
             yield _finished(*under_way.popleft())
-    while under_way:
-        yield _finished(*under_way.popleft())
+        batch = next(batches, None)
+        if batch is not None:
+            under_way.append((batch, encoder.begin(batch.clips) if batch.clips else list))
+        elif not under_way:
+            return
+        else:
+            yield _finished(*under_way.popleft())
 
 
 def _finished(batch: Batch, results: Callable[[], list[EncodedClip]]) -> tuple[Batch, list[EncodedClip]]:
@@ -82,18 +96,16 @@ class ClipEncoder:
         tokenizer: VideoTokenizer,
         *,
         device: str,
-        dtype: str,
         batch_size: int,
         threads: int = 1,
         compiles: bool = False,
         transfer: Transfer | None = None,
     ) -> None:
-        """Takes over `tokenizer`, which must be on `device` and compute in `dtype` already.
+        """Takes over `tokenizer`, which must be on `device` already.
 
         Args:
             tokenizer: the model.
             device: a torch device.
-            dtype: fp32, tf32, bf16 or fp16.
             batch_size: clips of every batch; fewer are filled up with black, so that the shape never changes.
             threads: of a CPU.
             compiles: whether torch.compile makes kernels for the shapes that come.
@@ -103,10 +115,9 @@ class ClipEncoder:
         self._tokenizer = tokenizer
         self._device = torch.device(device)
         self._threads = threads
-        self._at_once = batch_size  # of a batch, what was seen to fit into the memory
+        self._at_once: dict[torch.Size, int] = {}  # of a batch of some shape, what was seen to fit into the memory
         self._transfer = transfer or (CudaTransfer(self._device) if self._device.type == "cuda" else CpuTransfer())
         self._stream: StreamEncoder | None = None  # of the video whose segments come
-        set_arithmetic(dtype)
         if compiles:
             tokenizer.encoder.compile(dynamic=False)
 
@@ -126,8 +137,12 @@ class ClipEncoder:
             ShardError: not even one clip fits into the device's memory.
         """
         with torch.inference_mode():
-            frames_BTHWC = self._transfer.send(clips, self.batch_size)
-            encoded = self._encode(frames_BTHWC, clips[0].segment_index)
+            try:
+                encoded = self._encode(self._transfer.send(clips, self.batch_size), clips[0].segment_index)
+            except torch.OutOfMemoryError as error:
+                frames, height, width, _ = clips[0].frames_THWC.shape
+                what = f"{frames} frames of {width}x{height} do not fit into the memory of {self._device}"
+                raise ShardError(f"{what}: {str(error).splitlines()[0]}") from None
             if encoded.tokens is not None:
                 tokens = self._transfer.fetch([encoded.tokens.int()])
                 return lambda: [EncodedClip(tokens_THW=one) for one in tokens()[0][: len(clips)]]
@@ -141,36 +156,29 @@ class ClipEncoder:
         if segment_index is not None:
             return self._push(frames_BTHWC, segment_index)
         while True:
+            at_once = self._at_once.setdefault(frames_BTHWC.shape, len(frames_BTHWC))
             try:
-                return self._encode_pieces(frames_BTHWC)
-            except torch.OutOfMemoryError as error:
-                if self._at_once == 1:
-                    raise self._too_large(frames_BTHWC, error) from None
-                self._at_once = -(-self._at_once // 2)
-                log.warning("%s has no memory for more: %d clips are encoded at once now", self._device, self._at_once)
+                return self._encode_pieces(frames_BTHWC, at_once)
+            except torch.OutOfMemoryError:
+                if at_once == 1:
+                    raise
+                self._at_once[frames_BTHWC.shape] = at_once = -(-at_once // 2)
+                log.warning("%s has no memory for more: %d clips are encoded at once now", self._device, at_once)
             # Behind the except block, whose exception holds on to what was computed so far.
             torch.cuda.empty_cache()
 
-    def _encode_pieces(self, frames_BTHWC: torch.Tensor) -> Encoded:
+    def _encode_pieces(self, frames_BTHWC: torch.Tensor, at_once: int) -> Encoded:
         """A batch in pieces of one size, the last one filled up too."""
-        missing = -len(frames_BTHWC) % self._at_once
+        missing = -len(frames_BTHWC) % at_once
         if missing:
             frames_BTHWC = torch.cat([frames_BTHWC, frames_BTHWC.new_zeros(missing, *frames_BTHWC.shape[1:])])
-        pieces = [self._tokenizer.encode(frames_to_clips(piece)) for piece in torch.split(frames_BTHWC, self._at_once)]
+        pieces = [self._tokenizer.encode(frames_to_clips(piece)) for piece in torch.split(frames_BTHWC, at_once)]
         return pieces[0] if len(pieces) == 1 else Encoded.side_by_side(pieces)
 
     def _push(self, frames_BTHWC: torch.Tensor, segment_index: int) -> Encoded:
         if segment_index == 0:
             self._stream = self._tokenizer.stream_encoder()
         assert self._stream is not None, "a stream's segments come in order"
-        try:
-            encoded = self._stream.push(frames_to_clips(frames_BTHWC))
-        except torch.OutOfMemoryError as error:
-            raise self._too_large(frames_BTHWC, error) from None
+        encoded = self._stream.push(frames_to_clips(frames_BTHWC))
         assert encoded is not None, "a segment's frames are a whole number of latents"
         return encoded
-
-    def _too_large(self, frames_BTHWC: torch.Tensor, error: Exception) -> ShardError:
-        _, frames, height, width, _ = frames_BTHWC.shape
-        reason = str(error).splitlines()[0]
-        return ShardError(f"{frames} frames of {width}x{height} do not fit into the memory of {self._device}: {reason}")

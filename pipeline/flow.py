@@ -133,7 +133,7 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog, clock: Clock) -> bool:
             source=videos,
         ) as batches,
         Ahead(
-            encode(batches, work.encoder),
+            encode(batches, work.encoder, batches.is_ready),
             size_of=lambda encoded: sum(clip.nbytes for clip in encoded[1]),
             max_bytes=_AHEAD_BYTES,
             clock=clock,

@@ -13,6 +13,9 @@ __all__ = ["WANTED_REJECTS", "Counters"]
 WANTED_REJECTS = frozenset({"filtered", "too_short"})
 
 
+_RATES = ("frames", "clips", "tokens", "bytes_read")
+
+
 @dataclass(kw_only=True)
 class Counters:
     """Work done in this run, shards that are still under way included.
@@ -72,6 +75,7 @@ class Counters:
         return {
             **{name: getattr(self, name) for name in ("videos", "frames", "clips", "tokens", "bytes_read")},
             "rejects": self.rejects.total(),
+            "a_worker_second": {name: round(getattr(self, name) / (self.seconds or 1), 3) for name in _RATES},
             "worker_seconds": round(self.seconds, 3),
             "busy_shares": {stage: round(self.busy_share(stage), 3) for stage in self.busy_seconds},
             "bottleneck": self.bottleneck,
@@ -89,5 +93,12 @@ class Counters:
             frames=self.frames + other.frames,
             bytes_read=self.bytes_read + other.bytes_read,
             seconds=self.seconds + other.seconds,
-            busy_seconds=self.busy_seconds + other.busy_seconds,
+            busy_seconds=_added(self.busy_seconds, other.busy_seconds),
         )
+
+
+def _added(one: Counter[str], other: Counter[str]) -> Counter[str]:
+    """The sums, zeros too, which + leaves out."""
+    total = Counter(one)
+    total.update(other)
+    return total

@@ -91,7 +91,7 @@ class CudaTransfer:
             buffer, is_copied = self._buffers.pop(0)
             is_copied.synchronize()
         else:
-            buffer, is_copied = self._pinned((0,), torch.uint8), self._cuda.Event()
+            buffer, is_copied = self._pinned((0,), torch.uint8), self._cuda.Event(blocking=True)
         if buffer.shape != shape:
             buffer = self._pinned(shape, torch.uint8)
         self._buffers.append((buffer, is_copied))
@@ -103,7 +103,7 @@ class CudaTransfer:
     def fetch(self, results: Sequence[torch.Tensor]) -> Callable[[], Arrays]:
         """See Transfer."""
         held = [self._pinned(result.shape, result.dtype).copy_(result, non_blocking=True) for result in results]
-        is_fetched = self._cuda.Event()
+        is_fetched = self._cuda.Event(blocking=True)  # or the wait would take a core
         is_fetched.record(self._cuda.current_stream(self._device))
 
         def wait() -> Arrays:

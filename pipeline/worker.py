@@ -11,7 +11,7 @@ from pipeline.checkpoints import Weights, keep_compiled
 from pipeline.config import ExecutorConfig, JobConfig
 from pipeline.decoding.here import DecoderHere
 from pipeline.decoding.pool import DecoderLimits, DecoderPool
-from pipeline.encode import TORCH_DTYPES, ClipEncoder
+from pipeline.encode import TORCH_DTYPES, ClipEncoder, set_arithmetic
 from pipeline.executors import WorkOrder
 from pipeline.flow import VideoDecoder, Work, tokenize_shard
 from pipeline.listed_videos import VideoFetcher
@@ -47,14 +47,14 @@ def _encoder(job: JobConfig, tokenizer: VideoTokenizer, device: str) -> ClipEnco
         clip_shape = (3, job.clip_frames, job.clips.size, job.clips.size)
         share = min(1.0, executor.gpus_per_worker or 1.0)
         batch_size = measured_batch_size(tokenizer, clip_shape, share=share)
-    # What a stream's layers keep from one segment to the next would be compiled anew for each.
-    compiles = (is_on_gpu and not job.is_stream) if executor.compile is None else executor.compile
+    # Of a stream every segment, and with `keep` every size of videos, would be compiled anew.
+    pays = is_on_gpu and not job.is_stream and job.clips.crop != "keep"
+    compiles = pays if executor.compile is None else executor.compile
     if compiles:
         keep_compiled()
     return ClipEncoder(
         tokenizer,
         device=device,
-        dtype=job.model.dtype,
         batch_size=batch_size,
         threads=executor.threads,
         compiles=compiles,
@@ -78,6 +78,7 @@ class ShardWorker:
         """
         job = order.config
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        set_arithmetic(job.model.dtype)  # before anything is computed
         options = job.storage.input.model_dump()
         model = order.description["model"]
         weights = Weights(checkpoint=model["checkpoint"], identity=model["weights"], seed=model["seed"])

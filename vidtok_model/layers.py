@@ -14,6 +14,7 @@ and changes nothing else.
 from __future__ import annotations
 
 import math
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from vidtok_model.config import TimePadding
 from vidtok_model.memory import Memory
-from vidtok_model.packing import convolution
+from vidtok_model.packing import PackedConvolution
 
 _NORM_EPSILON = 1e-6
 
@@ -34,10 +35,10 @@ class ChannelNorm(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=_NORM_EPSILON)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
-        """Gives x normalised, in the same shape and dtype; means and variances are float32 in any case."""
+        """Gives x normalised, in the same shape, in the weights' dtype."""
         norm = self.norm
-        weight, bias = (parameter.to(x_BTHWC.dtype) for parameter in (norm.weight, norm.bias))
-        return F.layer_norm(x_BTHWC, norm.normalized_shape, weight, bias, norm.eps)
+        x_BTHWC = x_BTHWC.to(norm.weight.dtype)
+        return F.layer_norm(x_BTHWC, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 class Conv(nn.Module):
@@ -73,6 +74,7 @@ class Conv(nn.Module):
         self.space_padding = kernel[-1] // 2 if pad_space else 0
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *kernel))
         self.bias = nn.Parameter(torch.empty(out_channels))
+        self._convolve = PackedConvolution()
         self._initialize(zero)
 
     def _initialize(self, zero: bool) -> None:
@@ -85,9 +87,15 @@ class Conv(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
+    def _apply(self, *given: Any, **more: Any) -> Self:
+        self._convolve = PackedConvolution()  # weights that were another dtype for a while are others
+        super()._apply(*given, **more)  # type: ignore[no-untyped-call]
+        return self
+
     def forward(self, x_BTHWC: Tensor) -> Tensor:
-        """Gives (B, T', H', W', O), in the weights' dtype (with gradients, in what autocast says)."""
-        x_BTHWC = x_BTHWC if torch.is_grad_enabled() else x_BTHWC.to(self.weight.dtype)
+        """Gives (B, T', H', W', O), in the weights' dtype (under autocast, in what that says)."""
+        if not torch.is_autocast_enabled(x_BTHWC.device.type):
+            x_BTHWC = x_BTHWC.to(self.weight.dtype)
         kernel_axes = self.weight.ndim - 2
         if math.prod(self.weight.shape[2:]) == 1:
             # A kernel of one position is a matrix product on the last axis.
@@ -99,21 +107,21 @@ class Conv(nn.Module):
     def _along_space(self, x_BTHWC: Tensor) -> Tensor:
         B, T, H, W, C = x_BTHWC.shape
         x_NCHW = x_BTHWC.view(B * T, H, W, C).permute(0, 3, 1, 2)
-        y_NCHW = convolution(x_NCHW, self.weight, self.bias, (self.stride,) * 2, (self.space_padding,) * 2)
+        y_NCHW = self._convolve(x_NCHW, self.weight, self.bias, (self.stride,) * 2, (self.space_padding,) * 2)
         y_NHWC = _to_layout(y_NCHW, (0, 2, 3, 1))
         return y_NHWC.view(B, T, *y_NHWC.shape[1:])
 
     def _along_time(self, x_BTHWC: Tensor) -> Tensor:
         B, T, H, W, C = x_BTHWC.shape
         x_BCTP = x_BTHWC.view(B, T, H * W, C).permute(0, 3, 1, 2)
-        y_BCTP = convolution(x_BCTP, self.weight, self.bias, (1, 1), (self.time_padding, 0))
+        y_BCTP = self._convolve(x_BCTP, self.weight, self.bias, (1, 1), (self.time_padding, 0))
         y_BTPC = _to_layout(y_BCTP, (0, 2, 3, 1))
         return y_BTPC.view(B, y_BTPC.shape[1], H, W, -1)
 
     def _along_both(self, x_BTHWC: Tensor) -> Tensor:
         x_BCTHW = x_BTHWC.permute(0, 4, 1, 2, 3)
         padding = (self.time_padding, self.space_padding, self.space_padding)
-        y_BCTHW = convolution(x_BCTHW, self.weight, self.bias, (self.stride, 1, 1), padding)
+        y_BCTHW = self._convolve(x_BCTHW, self.weight, self.bias, (self.stride, 1, 1), padding)
         return _to_layout(y_BCTHW, (0, 2, 3, 4, 1))
 
 

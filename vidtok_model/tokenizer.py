@@ -45,10 +45,9 @@ class VideoTokenizer(nn.Module):
         self.regularizer = make_regularizer(config)
 
     def compute_in(self, dtype: torch.dtype) -> Self:
-        """Lets the convolutions between the ends of each network compute in `dtype`; the rest is in float32.
+        """Lets the convolutions and the attention between the ends of each network compute in `dtype`.
 
-        So are the first and the last convolution of each, the norms, and what residual blocks add up, which in bfloat16
-        would cost more tokens than all else together.
+        The first and the last convolution of each, norms and swishes, and what residual blocks add up are float32.
 
         Args:
             dtype: float32, bfloat16 or float16.

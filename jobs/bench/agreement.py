@@ -6,16 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jobs.bench.plain import plain_encode
 from jobs.bench.sources import clips
 from pipeline.encode import TORCH_DTYPES, set_arithmetic
 from pipeline.weights import load_model
 from vidtok_model import Encoded, VideoTokenizer
 from vidtok_model.metrics import psnr
+from vidtok_model.regularizers import regularize
 
 __all__ = ["Agreement", "bench_agreement"]
 
 AUTOCAST = "bf16, autocast"
-"""All convolutions in bfloat16 by torch.autocast, as the published code computes."""
+"""The plain network under torch.autocast, as the published code computes."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def bench_agreement(
         other, _ = load_model(model, checkpoint, device=device, dtype=dtype)
         set_arithmetic("tf32" if autocasts else arithmetic)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocasts):
-            found = [_encoded(other, clip) for clip in given]
+            found = [_encoded(other, clip, is_plain=autocasts) for clip in given]
         set_arithmetic("fp32")
         apart = [psnr(one, _decoded(exact, got)) for one, got in zip(frames, found, strict=True)]
         results.append(_compared(arithmetic, expected, found, torch.cat(apart).cpu(), exact.config.is_discrete))
@@ -100,7 +102,9 @@ def _compared(
 
 
 @torch.inference_mode()
-def _encoded(tokenizer: VideoTokenizer, clip_BCTHW: Tensor) -> Encoded:
+def _encoded(tokenizer: VideoTokenizer, clip_BCTHW: Tensor, *, is_plain: bool = False) -> Encoded:
+    if is_plain:
+        return regularize(tokenizer.regularizer, plain_encode(tokenizer, clip_BCTHW).movedim(1, -1).contiguous())
     return tokenizer.encode(clip_BCTHW)
 
 

@@ -108,7 +108,7 @@ def bench_agreement(
     for name in [model] if model or checkpoint else list(CARRIED):
 
         def show(result: Agreement, name: str = name or str(checkpoint)) -> None:
-            found.append({"model": name, **asdict(result)})
+            found.append({"model": name, "weights": checkpoint or "trained", **asdict(result)})
             shares = ["" if share is None else f"{share:.2%}" for share in (result.tokens_equal, result.digits_equal)]
             error = "" if result.error is None else f"{result.error:.1e}"
             apart = "equal" if result.psnr is None else f"{result.psnr:.1f}"

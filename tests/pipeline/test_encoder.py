@@ -30,7 +30,7 @@ def clips(count: int) -> list[Clip]:
 
 
 def encoder(tokenizer: VideoTokenizer, batch_size: int, **more: Any) -> ClipEncoder:
-    return ClipEncoder(tokenizer, device="cpu", dtype="fp32", batch_size=batch_size, **more)
+    return ClipEncoder(tokenizer, device="cpu", batch_size=batch_size, **more)
 
 
 def memory_for(monkeypatch: pytest.MonkeyPatch, tokenizer: VideoTokenizer, most: int) -> list[int]:
@@ -109,7 +109,8 @@ class Diary:
         diary, numbers = self, iter(range(100))
 
         class Event:
-            def __init__(self) -> None:
+            def __init__(self, *, blocking: bool) -> None:
+                assert blocking, "a wait would take a core"
                 self.name = f"event {next(numbers)}"
 
             def record(self, stream: str) -> None:
@@ -196,9 +197,15 @@ def test_a_batch_is_begun_before_the_results_of_the_one_before_are_taken() -> No
             return results
 
     batches = [Batch(clips=clips(count), ends=[]) for count in (1, 2, 0, 3)]
-    encoded = list(encode(batches, Stub()))  # type: ignore[arg-type]
+    encoded = list(encode(iter(batches), Stub()))  # type: ignore[arg-type]
     assert [results for _, results in encoded] == [["1"], ["2"] * 2, [], ["3"] * 3]
     assert happened == ["thread", "begin 1", "begin 2", "take 1", "take 2", "begin 3", "take 3"]
+    happened.clear()
+    batches = [Batch(clips=clips(count), ends=[]) for count in (1, 2, 3)]
+    ready = iter([False, True, False, True, True])
+    list(encode(iter(batches), Stub(), lambda: next(ready)))  # type: ignore[arg-type]
+    # Where the next batch is not there yet, results are taken rather than waited for with it.
+    assert happened == ["thread", "begin 1", "take 1", "begin 2", "begin 3", "take 2", "take 3"]
     # What is left of a clip's frames is their shape.
     assert [clip.frames_THWC.shape for clip in encoded[1][0].clips] == [(5, 16, 16, 3)] * 2
     assert all(clip.frames_THWC.strides == (0, 0, 0, 0) for clip in encoded[1][0].clips)

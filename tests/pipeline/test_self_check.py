@@ -15,9 +15,12 @@ import yaml
 import pipeline.self_check
 from pipeline.encode import ClipEncoder
 from pipeline.errors import WorkerUnfit
+from pipeline.executors import WorkOrder
 from pipeline.job import run_job
+from pipeline.plan import make_plan
 from pipeline.records import Clip, EncodedClip
 from pipeline.self_check import SelfCheck
+from pipeline.worker import ShardWorker
 from tests.jobs_for_tests import job
 from tests.media import gradient_frames, make_video, pack_tar
 from tests.support import ROOT
@@ -59,6 +62,24 @@ def test_what_looks_wrong_is_looked_into_at_once(monkeypatch: pytest.MonkeyPatch
     check.if_due(is_suspect=False)
     with pytest.raises(WorkerUnfit):
         check.if_due(is_suspect=True)
+
+
+@pytest.mark.parametrize(("dtype", "rounds"), [("fp32", False), ("tf32", True), ("bf16", True)])
+def test_a_worker_looks_at_itself_in_its_own_arithmetic(
+    dtype: str, rounds: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that may round to TF32, as PyTorch has it by default, would look broken to an fp32 job."""
+    seen: list[tuple[bool, bool]] = []
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not rounds
+
+    def difference(_: object) -> float:
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return 0.0
+
+    monkeypatch.setattr(pipeline.self_check, "golden_difference", difference)
+    config = job(small_input(tmp_path / "in"), tmp_path / "out", model={"dtype": dtype}, clips={"size": 16})
+    ShardWorker(WorkOrder(config=config, description=make_plan(config).description)).close()
+    assert seen == [(rounds, rounds)]
 
 
 def test_values_that_are_not_finite_look_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
