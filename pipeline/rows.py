@@ -132,7 +132,9 @@ def _part(
         video = (end.ref.key, end.ref.occurrence)
         reject = end.reject or unfit.get(video)
         if reject is None:
-            kept += [{**row, "flags": [*cast("list[str]", row["flags"]), *end.flags]} for row in rows[video]]
+            for row in rows[video]:
+                row["flags"] = [*cast("list[str]", row["flags"]), *end.flags]
+            kept += rows[video]
         else:
             rejects.append(_reject_row(end.ref, reject))
     position = ends[-1].end
@@ -201,10 +203,12 @@ def _row(clip: Clip, result: EncodedClip, text: Mapping[str, str | None], *, log
     assert grid is not None, "an encoder gives tokens or latents"
     row |= dict(zip(("latent_t", "latent_h", "latent_w"), grid.shape[-3:], strict=True))
     if result.tokens_THW is not None:
-        return row | {"tokens": result.tokens_THW.reshape(-1)}
+        row["tokens"] = result.tokens_THW.reshape(-1)
+        return row
     payload = {"latents": result.latents_CTHW, "logvar": result.logvar_CTHW if logvar else None}
     with np.errstate(over="ignore"):  # such a video is rejected, by _unfit
-        return row | {name: values.astype("<f2").tobytes() for name, values in payload.items() if values is not None}
+        row |= {name: values.astype("<f2").tobytes() for name, values in payload.items() if values is not None}
+    return row
 
 
 def _caption_and_metadata(text: Mapping[str, str]) -> dict[str, str | None]:
