@@ -33,6 +33,8 @@ FOOTER_KEY = b"vidtok"
 # What adopting a part relies on.
 _FOOTER_FIELDS = {"attempt_id", "fingerprint", "source", "range", "videos", "video_bytes", "rejects", "statistics"}
 _ROW_GROUP_BYTES = 32 * 2**20
+# Encoded at once, of a column: with the library's 1,024 a part of tokens takes a third longer.
+_BATCH_VALUES = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,7 @@ def table_bytes(
     plain = [name for name in table.column_names if name not in PAYLOAD_COLUMNS]
     options: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": plain}
     options["write_statistics"] = plain
+    options["write_batch_size"] = _BATCH_VALUES
     if "tokens" in table.column_names:
         options["column_encoding"] = {"tokens.list.element": "BYTE_STREAM_SPLIT"}
     with pq.ParquetWriter(sink, table.schema, **options) as writer:

@@ -27,6 +27,7 @@ flow.read_shard = read_shard
 """
 
 
+@pytest.mark.slow
 def test_a_poison_shard_is_set_aside_and_done_when_it_is_mended(tmp_path: Path) -> None:
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook/sitecustomize.py").write_text(POISON)

@@ -67,6 +67,7 @@ def test_gpus_may_be_shared_and_are_found_by_default(shards: Path, tmp_path: Pat
     assert by_default.gpus_per_worker is None and _resources(by_default)["num_gpus"] == 1.0
 
 
+@pytest.mark.slow
 def test_more_workers_than_fit_do_not_stop_the_job(shards: Path, tmp_path: Path) -> None:
     config = ray_job(shards, tmp_path / "out", num_workers=3, gpus_per_worker=2)
     assert run_job(config).progress.shards_done == NUM_SHARDS
@@ -165,6 +166,7 @@ worker.ShardWorker.tokenize = tokenize
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_everything_is_replaced(tmp_path: Path) -> None:
     """As one with a broken CUDA context, which would take all shards, each in no time."""
     for number in range(8):
