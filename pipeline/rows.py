@@ -110,7 +110,7 @@ def row_id(clip: Clip) -> str:
     range of the clip: the times of its first and last real frame in microseconds, and how many frames it has.
     """
     count = len(clip.frame_seconds)
-    first, last = (float(clip.frame_seconds[place]) for place in (0, count - clip.num_padded_frames - 1))
+    first, last = clip.frame_seconds.item(0), clip.frame_seconds.item(count - clip.num_padded_frames - 1)
     video = _video_name(clip.ref.source_shard, clip.ref.key, clip.ref.occurrence)
     name = f"{video}, {round(first * 1e6)}, {round(last * 1e6)}, {count}]"  # as JSON has it
     return hashlib.sha256(name.encode()).hexdigest()[:32]
