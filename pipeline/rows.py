@@ -71,10 +71,11 @@ def row_schema(*, is_discrete: bool, logvar: bool, is_stream: bool = False) -> p
         ("latent_w", pa.int32()),
     ]
     if is_discrete:
-        fields.append(("tokens", pa.list_(pa.int32())))
-    else:
-        fields += [(name, pa.binary()) for name in (("latents", "logvar") if logvar else ("latents",))]
-    return pa.schema(fields)
+        # Without nulls, of which Parquet would keep account token by token: that is a quarter of a reader's time.
+        tokens = pa.field("tokens", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False)
+        return pa.schema(fields).append(tokens)
+    payload = ("latents", "logvar") if logvar else ("latents",)
+    return pa.schema(fields + [(name, pa.binary()) for name in payload])
 
 
 def build_rows(encoded: Iterable[tuple[Batch, list[EncodedClip]]], *, logvar: bool) -> Iterator[Part]:

@@ -47,7 +47,7 @@ COLUMNS = {
     "latent_w": "int32",
 }
 PAYLOADS = {
-    "fsq": {"tokens": "list<int32>"},
+    "fsq": {"tokens": "list<int32 not null>"},
     "kl": {"latents": "binary"},
     "kl_logvar": {"latents": "binary", "logvar": "binary"},
 }
