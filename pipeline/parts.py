@@ -48,6 +48,7 @@ class StoredPart:
         num_rows: clips.
         num_tokens: codebook indices, or latent positions of a KL model.
         row_groups: rows of each of the file's row groups.
+        shapes: how many rows there are of each latent shape (T, H, W).
         footer: what the writer recorded: attempt_id, fingerprint, shard_id, source, range, rejects, statistics ...
         keys: videos of the part by source key.
     """
@@ -58,6 +59,7 @@ class StoredPart:
     num_rows: int
     num_tokens: int
     row_groups: tuple[int, ...]
+    shapes: Mapping[tuple[int, ...], int]
     footer: Mapping[str, Any]
     keys: Counter[str]
 
@@ -164,7 +166,8 @@ def describe_part(name: str, data: bytes) -> StoredPart:
             row_groups = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
     except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:  # OSError: Parquet's, of thrift
         raise CommitConflict(f"{name}: a file that is not a part of ours stands there: {error}") from None
-    shape = [table.column(column).to_numpy().astype(np.int64) for column in columns[2:]]
+    shapes_N3 = np.stack([table.column(column).to_numpy() for column in columns[2:]], axis=1).astype(np.int64)
+    shapes, counts = np.unique(shapes_N3, axis=0, return_counts=True)
     # A video's clips count from 0, so each 0 is one video.
     keys: Counter[str] = Counter(
         str(key)
@@ -177,8 +180,9 @@ def describe_part(name: str, data: bytes) -> StoredPart:
         size_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         num_rows=table.num_rows,
-        num_tokens=int(np.prod(shape, axis=0).sum()) if table.num_rows else 0,
+        num_tokens=int(shapes.prod(axis=1) @ counts),
         row_groups=row_groups,
+        shapes=dict(zip(map(tuple, shapes.tolist()), counts.tolist(), strict=True)),
         footer=footer,
         keys=keys,
     )

@@ -104,6 +104,8 @@ class ShardCheck:
         self._compare(f"{part.name}: source", part.footer["source"], source)
         self._compare(f"{part.name}: rows", part.num_rows, named["rows"])
         self._compare(f"{part.name}: row groups", list(part.row_groups), named["row_groups"])
+        shapes = {tuple(counted["shape"]): counted["rows"] for counted in named["shapes"]}
+        self._compare(f"{part.name}: rows by shape", part.shapes, shapes)
         self._compare(f"{part.name}: videos", sum(part.keys.values()), part.footer["videos"])
         self._check_rows(part.name, table)
         return part

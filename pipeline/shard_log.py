@@ -208,6 +208,7 @@ class ShardLog:
                     "rows": part.num_rows,
                     "sha256": part.sha256,
                     "row_groups": list(part.row_groups),
+                    "shapes": [{"shape": list(shape), "rows": rows} for shape, rows in part.shapes.items()],
                 }
                 for part in self.parts
             ],

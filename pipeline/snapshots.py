@@ -46,12 +46,13 @@ _FILE: dict[str, pa.DataType] = {
     "sha256": pa.string(),
 }
 _SUMS = _struct(count=pa.int64(), sum=pa.list_(pa.float64()), sum_of_squares=pa.list_(pa.float64()))
+_SHAPE = _struct(shape=pa.list_(pa.int32()), rows=pa.int64())
 _COMMIT_COLUMNS: list[tuple[str, pa.DataType]] = [
     ("shard_id", pa.string()),
     ("format_version", pa.int32()),
     ("fingerprint", pa.string()),
     ("source", _struct(path=pa.string(), size_bytes=pa.int64(), etag=pa.string())),
-    ("parts", pa.list_(_struct(**_FILE, row_groups=pa.list_(pa.int32())))),
+    ("parts", pa.list_(_struct(**_FILE, row_groups=pa.list_(pa.int32()), shapes=pa.list_(_SHAPE)))),
     ("rejects", _struct(**_FILE)),
     ("rejects_by_class", pa.map_(pa.string(), pa.int64())),
     ("videos", pa.int64()),

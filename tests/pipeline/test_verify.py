@@ -159,6 +159,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: edit_parts(folder, lambda named: named.reverse()), r"part 0: name: found .*-p001\.parquet"),
     (lambda folder: edit_parts(folder, lambda named: named[1].update(rows=7)), r"-p001\.parquet: rows: found 2"),
     (lambda folder: edit_parts(folder, lambda named: named[1].update(row_groups=[1])), r"-p001\.parquet: row groups"),
+    (lambda folder: edit_parts(folder, lambda named: named[1].update(shapes=[])), r"-p001\.parquet: rows by shape"),
     (
         lambda folder: edit_footer(folder, lambda footer: footer.update(fingerprint="x")),
         r"-p001.*: fingerprint: found x",
