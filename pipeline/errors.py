@@ -9,6 +9,7 @@ __all__ = [
     "CommitStateUnknown",
     "ConfigError",
     "ErrorBudgetExceeded",
+    "NotWhole",
     "SampleError",
     "ShardError",
     "Stopped",
@@ -68,6 +69,10 @@ class ShardError(VidtokError):
 
 class StorageError(VidtokError):
     """The store did not do what was asked of it. The shard is tried again."""
+
+
+class NotWhole(StorageError):
+    """What was to be read is not there, or ends before: asking again changes nothing."""
 
 
 class CommitConflict(VidtokError):

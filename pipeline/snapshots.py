@@ -89,17 +89,25 @@ class Snapshot:
 
     def commits(self) -> Iterable[dict[str, Any]]:
         """The commits as they were written, each once, in the order of the shards' ids."""
-        table = pa.concat_tables([_SCHEMA.empty_table(), *self.tables.values()]).sort_by("shard_id")
-        last = None
-        for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+        for batch in self.table().to_batches(max_chunksize=_ROWS_AT_ONCE):
             for row in batch.to_pylist():
-                if row["shard_id"] != last:
-                    last = row["shard_id"]
-                    yield {**row, "rejects_by_class": dict(row["rejects_by_class"])}
+                yield {**row, "rejects_by_class": dict(row["rejects_by_class"])}
+
+    def table(self) -> pa.Table:
+        """The same as a table."""
+        table = pa.concat_tables([_SCHEMA.empty_table(), *self.tables.values()]).sort_by("shard_id")
+        ids = table.column("shard_id").combine_chunks()
+        is_first = pc.not_equal(ids[1:], ids[:-1])
+        return table.filter(pa.concat_arrays([pa.array([True][: len(ids)]), is_first]))
 
 
 def newest_snapshot(
-    store: Store, known: Snapshot | None = None, *, strict: bool = False, ids_alone: bool = False
+    store: Store,
+    known: Snapshot | None = None,
+    *,
+    strict: bool = False,
+    ids_alone: bool = False,
+    upto: int | None = None,
 ) -> Snapshot:
     """The commits of all files.
 
@@ -110,11 +118,13 @@ def newest_snapshot(
         known: one that was read or written before; only what came since is read.
         strict: raise instead.
         ids_alone: keep the shards' ids alone, as a driver does.
+        upto: leave out the files after this one.
 
     Raises:
         ConfigError: with `strict`, a file is not ours.
     """
     numbers = sorted(int(match[1]) for info in store.list(_FOLDER) if (match := _NAME.fullmatch(info.path)))
+    numbers = [number for number in numbers if upto is None or number <= upto]
     tables = dict(known.tables) if known is not None else {}
     new = [number for number in numbers if number not in tables]
 

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from pipeline.errors import CommitStateUnknown, StorageError
+from pipeline.errors import CommitStateUnknown, NotWhole, StorageError
 from pipeline.secrets import redact_url
-from pipeline.storage.faults import describe, is_absent, is_outcome_unknown, store_faults
+from pipeline.storage.faults import ShortRead, describe, is_absent, is_outcome_unknown, store_faults
 from pipeline.storage.listing import ObjectInfo, info_of, is_file, pages, present
 from pipeline.storage.reader import ObjectReader
 from pipeline.storage.retry import retrying
@@ -186,6 +186,30 @@ class Store:
             if is_absent(error):
                 return None
             raise self._error("read", path, error) from error
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """The bytes of an object from `start` to before `end`.
+
+        Raises:
+            NotWhole: there is no such object, or it ends before.
+            StorageError: the store failed.
+        """
+
+        def once() -> bytes:
+            data = bytes(self._filesystem.cat_file(self._full(path), start=start, end=end))
+            if len(data) != end - start:
+                said = f"{len(data)} bytes came from byte {start} on, expected {end - start}"
+                size_bytes = info_of(self._filesystem.info(self._full(path)), self._root).size_bytes
+                if size_bytes < end:  # it stays so
+                    raise NotWhole(f"cannot read {redact_url(f'{self.root}/{path}')}: of {size_bytes} bytes {said}")
+                raise ShortRead(said)
+            return data
+
+        try:
+            return self._attempt("read", path, once)
+        except store_faults() as error:
+            kind = NotWhole if is_absent(error) else StorageError
+            raise kind(describe(error, "read", f"{self.root}/{path}")) from error
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Writes an object in one conditional request, whole or not at all.

@@ -1,0 +1,1 @@
+"""From a dataset's committed rows to what a training takes: in a global order, on any number of ranks and workers."""
