@@ -135,9 +135,8 @@ def read_index(dataset: Dataset, snapshot: int | None = None) -> RowIndex:
             f"{dataset.store.root}: has {wanted}; a run of `vidtok tokenize` writes one now and then, and at its end"
         )
     table = newest.table()
-    parts: Any = (
-        pa.chunked_array(table.column("parts").chunks, table.schema.field("parts").type).combine_chunks().flatten()
-    )
+    column: Any = pa.chunked_array(table.column("parts").chunks, table.schema.field("parts").type).combine_chunks()
+    parts = column.flatten()
     row_groups, shapes = (parts.field(name) for name in ("row_groups", "shapes"))
     groups_of_part = np.asarray(row_groups.value_lengths(), np.int64)
     first_group = np.concatenate([[0], np.cumsum(groups_of_part)])

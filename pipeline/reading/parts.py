@@ -21,8 +21,8 @@ __all__ = ["REWRITTEN", "CorruptPart", "GroupRows", "PartReader"]
 
 Numbers = npt.NDArray[np.int64]
 
-# In the footer of a part that was written anew without some rows: {"row_groups": rows of each, "removed": {group: rows}}
-# as it was committed. Row groups of which nothing was left are not in the file.
+# In the footer of a part that was written anew without some rows, as it was committed: {"row_groups": rows of each,
+# "removed": {group: rows}}. Row groups of which nothing was left are not in the file.
 REWRITTEN = "rewritten"
 _TAIL_BYTES = 64 * 2**10
 _MAGIC = b"PAR1"
