@@ -3,6 +3,7 @@
 But where a part's rows have several shapes: then its columns of shape are.
 """
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import pyarrow as pa
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.reading.order import Section
-from pipeline.reading.parts import PartReader
+from pipeline.reading.parts import CorruptPart, PartReader
 from pipeline.row_sets import Place, Rows
 from pipeline.snapshots import newest_snapshot
 
@@ -23,6 +24,8 @@ __all__ = ["RowIndex", "Shape", "read_index"]
 
 Numbers = npt.NDArray[np.int64]
 Shape = tuple[int, int, int]  # (T, H, W) of the latent grid
+
+log = logging.getLogger(__name__)
 
 _SHAPE_COLUMNS = ("latent_t", "latent_h", "latent_w")
 _READ_AT_ONCE = 16
@@ -71,11 +74,15 @@ class RowIndex:
     def _of_part(self, group: int, name: str) -> Any:
         return self.parts[int(self.part[group])][name].as_py()
 
+    def shape_of(self, group: int, row: int) -> Shape:
+        """The latent shape of a row of a group."""
+        return self.shapes[int(self.mixed[group][row] if group in self.mixed else self.shape[group])]
+
     def rows_of(self, group: int, shape: int | None) -> Numbers:
         """The numbers of the rows of a group that are given, of one shape or of all."""
         rows = np.arange(self.rows[group])
         if shape is not None and group in self.mixed:
-            rows = rows[self.mixed[group] == shape]
+            rows = np.flatnonzero(self.mixed[group] == shape)
         elif shape is not None and self.shape[group] != shape:
             rows = rows[:0]
         left_out = self.left_out.get(group)
@@ -117,15 +124,17 @@ class RowIndex:
         return [(paths[part], group) for part, group in zip(self.part.tolist(), self.group.tolist(), strict=True)]
 
 
-def read_index(dataset: Dataset, snapshot: int | None = None) -> RowIndex:
+def read_index(dataset: Dataset, snapshot: int | None = None, *, skip_corrupt: bool = False) -> RowIndex:
     """The row groups of a snapshot.
 
     Args:
         dataset: which.
         snapshot: its number; the newest by default.
+        skip_corrupt: where rows of several shapes cannot be read, leave them out.
 
     Raises:
         ConfigError: there is no such snapshot.
+        CorruptPart: rows of several shapes cannot be read.
         StorageError: the store failed.
     """
     newest = newest_snapshot(dataset.store, strict=True, upto=snapshot)
@@ -152,7 +161,9 @@ def read_index(dataset: Dataset, snapshot: int | None = None) -> RowIndex:
         shape=shape_of_part[part],
         shapes=known,
     )
-    return RowIndex(**{**index.__dict__, "mixed": _mixed(dataset, index, np.flatnonzero(shape_of_part == -1))})
+    mixed = _mixed(dataset, index, np.flatnonzero(shape_of_part == -1), skip_corrupt)
+    gone = {group: np.arange(index.rows[group]) for group, shapes in mixed.items() if not len(shapes)}
+    return RowIndex(**{**index.__dict__, "mixed": mixed, "left_out": gone})
 
 
 def _shapes(shapes: Any) -> tuple[list[Shape], Numbers]:
@@ -165,13 +176,21 @@ def _shapes(shapes: Any) -> tuple[list[Shape], Numbers]:
     return [tuple(shape) for shape in known_K3.tolist()], np.where(counts == 0, -2, of_part)
 
 
-def _mixed(dataset: Dataset, index: RowIndex, parts: Numbers) -> dict[int, Numbers]:
+def _mixed(dataset: Dataset, index: RowIndex, parts: Numbers, skip_corrupt: bool) -> dict[int, Numbers]:
+    """The shape of each row of the row groups of some parts; empty for a row group that cannot be read."""
     numbers = {shape: number for number, shape in enumerate(index.shapes)}
 
     def read(part: int) -> list[Numbers]:
         found = []
         for group in np.flatnonzero(index.part == part).tolist():
-            rows = reader.read(*index.place(group), _SHAPE_COLUMNS, size_bytes=index.size_bytes(group))
+            try:
+                rows = reader.read(*index.place(group), _SHAPE_COLUMNS, size_bytes=index.size_bytes(group))
+            except CorruptPart as error:
+                if not skip_corrupt:
+                    raise
+                log.warning("%s; its rows are left out", error)
+                found.append(np.zeros(0, np.int64))
+                continue
             shapes = zip(*(rows.table.column(name).to_pylist() for name in _SHAPE_COLUMNS), strict=True)
             of_rows = np.full(index.rows[group], -1)  # of what was removed nobody knows it any more
             of_rows[rows.kept] = [numbers[shape] for shape in shapes]

@@ -128,7 +128,7 @@ class PartReader:
         source = _Ranges(footer.size_bytes)
         for begin, end in _ranges(footer.metadata.row_group(number), set(columns)):
             source.add(begin, self._store.read_range(path, begin, end))
-        with pq.ParquetFile(pa.PythonFile(source, mode="r"), metadata=footer.metadata) as file:
+        with pq.ParquetFile(pa.PythonFile(source, mode="r"), metadata=footer.metadata, pre_buffer=False) as file:
             table = file.read_row_group(number, columns=list(columns), use_threads=False)
         return GroupRows(table.select(list(columns)).combine_chunks(), kept)
 
@@ -146,7 +146,7 @@ def _ranges(group: Any, columns: Collection[str]) -> list[tuple[int, int]]:
         ranges.append((begin, begin + chunk.total_compressed_size))
     joined: list[tuple[int, int]] = []
     for begin, end in sorted(ranges):
-        if joined and begin - joined[-1][1] < _GAP_BYTES:
+        if joined and begin - joined[-1][1] <= _GAP_BYTES:
             joined[-1] = (joined[-1][0], end)
         else:
             joined.append((begin, end))

@@ -69,14 +69,18 @@ class RowReader:
             not_begun.difference_update(groups)
             yield number
 
-    def item(self, order: EpochOrder, number: int) -> tuple[dict[str, Any], int]:
+    def request(self, order: EpochOrder, unit: Unit) -> None:
+        """Begins to read the row groups of a unit."""
+        for span in order.spans(unit):
+            self._groups.request(span.group)
+
+    def item(self, order: EpochOrder, unit: Unit) -> tuple[dict[str, Any], int]:
         """A unit's row or batch, and for how many of its rows others stand in.
 
         Raises:
             CorruptPart: a row group cannot be read and `on_corrupt` is `raise`, or none can.
             StorageError: the store failed.
         """
-        unit = order.unit(number)
         pieces, lost = self._pieces(order, unit)
         if lost:
             pieces = self._filled(order, unit, pieces)

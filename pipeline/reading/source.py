@@ -1,5 +1,6 @@
 """What readers read: one snapshot of a dataset, without what was removed, or one side of a split of it."""
 
+import copy
 import functools
 import json
 import os
@@ -43,17 +44,19 @@ class Source:
         split: str | None,
         cache: tuple[str, int] | None,
         storage: dict[str, Any],
+        skip_corrupt: bool = False,
     ) -> None:
         """Opens a dataset and reads its index.
 
         Raises:
             ConfigError: there is no such dataset, snapshot, column or split.
+            CorruptPart: see `read_index`.
             StorageError: the store failed.
         """
         if split not in (None, "train", "validation"):
             raise ConfigError(f"split {split!r}: expected train, validation or None")
         self._root, self._storage, self._cache_options = root, storage, cache
-        self.split = split
+        self.split, self._skip_corrupt = split, skip_corrupt
         self._opened: tuple[int, Dataset, PartReader, GroupCache | None] | None = None
         self.description: Mapping[str, Any] = self.dataset.description
         self.model = TokenizerConfig.from_dict(self.description["model"]["config"])
@@ -79,7 +82,7 @@ class Source:
         return payloads, tuple(name for name in wanted if name not in payloads)
 
     def _read(self, snapshot: int | None, removals: int | None) -> RowIndex:
-        index = read_index(self.dataset, snapshot)
+        index = read_index(self.dataset, snapshot, skip_corrupt=self._skip_corrupt)
         removed, self._removals = read_rows(self.dataset.store, REMOVED, removals)
         if self.split is None:
             return index.without(removed)
@@ -126,6 +129,12 @@ class Source:
             return read()
         table = cache.get(f"{self.index.sha256(group)} {number} {names}", lambda: _with_numbers(read()))
         return GroupRows(table, np.array(json.loads(table.schema.metadata[_KEPT]), np.int64))
+
+    def of_columns(self, *columns: str) -> "Source":
+        """The same with other columns, and without tokens or latents."""
+        other = copy.copy(self)
+        other.columns, other.payloads = columns, ()
+        return other
 
     def state(self) -> dict[str, Any]:
         """What of it makes the order."""

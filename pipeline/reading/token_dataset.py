@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.reading.order import EpochOrder
 from pipeline.reading.rows import CorruptPolicy, RowReader
 from pipeline.reading.source import Source
+from pipeline.reading.states import SLOTS, check_states
 
 __all__ = ["Item", "TokenDataset"]
 
@@ -20,7 +21,6 @@ Item = dict[str, Any]
 
 # What makes the order, and so has to be the same on resume; the rest a state brings along.
 _SAME_ON_RESUME = ("batch_size", "lanes", "shuffle", "drop_last", "split")
-_SLOTS = 64  # of workers whose counts are kept apart
 
 log = logging.getLogger(__name__)
 
@@ -110,14 +110,15 @@ class TokenDataset(IterableDataset[Item]):
             split=split,
             cache=None if cache_dir is None else (str(cache_dir), cache_bytes),
             storage=dict(storage or {}),
+            skip_corrupt=on_corrupt == "skip",
         )
         self._on_corrupt: CorruptPolicy = on_corrupt
         # Shared with the workers of a DataLoader: the epoch, and for each worker how many rows it left out.
-        self._shared = torch.zeros(1 + _SLOTS, dtype=torch.int64)
+        self._shared = torch.zeros(1 + SLOTS, dtype=torch.int64)
         self._shared.share_memory_()  # type: ignore[no-untyped-call]
         self._shared[0] = epoch
-        self._base = 0  # units that all ranks took before this position was loaded
-        self._items = 0  # of this process, since then
+        # Where `iter` begins and where this process stands: items that all ranks took, and this process's since then.
+        self._begin = self._at = (0, 0)
         self._order: EpochOrder | None = None
         self._order_epoch: int | None = None
         self._reader: RowReader | None = None
@@ -128,9 +129,14 @@ class TokenDataset(IterableDataset[Item]):
         return int(self._shared[0])
 
     def set_epoch(self, epoch: int) -> None:
-        """Goes to the beginning of an epoch; workers that live on see it too."""
-        self._shared[0] = epoch
-        self._base = self._items = 0
+        """Goes to the beginning of another epoch; workers that live on see it too. In the same one nothing changes."""
+        if epoch != self.epoch:
+            self._shared[0] = epoch
+            self.rewind()
+
+    def rewind(self) -> None:
+        """Goes to the beginning of the epoch."""
+        self._begin = self._at = (0, 0)
 
     @property
     def snapshot(self) -> int:
@@ -185,10 +191,10 @@ class TokenDataset(IterableDataset[Item]):
         return (base + step * self.world_size + self.rank) % self.order.num_units
 
     def _item(self, number: int) -> Item:
-        item, skipped = self._rows().item(self.order, number)
+        item, skipped = self._rows().item(self.order, self.order.unit(number))
         if skipped:
             worker = get_worker_info()
-            self._shared[1 + (0 if worker is None else worker.id % _SLOTS)] += skipped
+            self._shared[1 + (0 if worker is None else worker.id % SLOTS)] += skipped
         return item
 
     def _rows(self) -> RowReader:
@@ -203,17 +209,17 @@ class TokenDataset(IterableDataset[Item]):
         return self._reader
 
     def __iter__(self) -> Iterator[Item]:
-        """This rank's items of the epoch from where a state left off; of a DataLoader's worker its share of them."""
+        """This rank's items of the epoch, from where a state was loaded; of a DataLoader's worker its share of them."""
         worker = get_worker_info()
         number, of = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        base, begin = self._base, self._items
+        base, begin = self._at = self._begin
         steps = range(number + begin * of, self._steps(base), of)
         units = (self._unit_number(base, step) for step in steps)
         for count, unit in enumerate(self._rows().ahead(self.order, units, self._read_ahead), begin + 1):
             item = self._item(unit)
-            self._items = count
+            self._at = (base, count)
             yield item
-        self._items = begin + len(steps)
+        self._begin = (0, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Where this process stands; in a DataLoader's worker, where that worker does.
@@ -223,11 +229,23 @@ class TokenDataset(IterableDataset[Item]):
         """
         worker = get_worker_info()
         of = 1 if worker is None else worker.num_workers
+        base, items = self._at
+        if of > 1:
+            return {**self._order_state(), "consumed": base, "items": items, "workers": of}
+        return {**self._order_state(), "consumed": base + items * self.world_size}
+
+    @property
+    def consumed(self) -> int:
+        """Items that all ranks took of the epoch before `iter` begins."""
+        return self._begin[0] + self._begin[1] * self.world_size
+
+    def state_after(self, consumed: int) -> dict[str, Any]:
+        """The state of all ranks when they took so many items of the epoch."""
+        return {**self._order_state(), "consumed": consumed}
+
+    def _order_state(self) -> dict[str, Any]:
         state = {"epoch": self.epoch, "seed": self.seed, **self._source.state()}
-        state |= {name: getattr(self, name) for name in _SAME_ON_RESUME}
-        if of == 1:
-            return {**state, "consumed": self._base + self._items * self.world_size}
-        return {**state, "consumed": self._base, "items": self._items, "workers": of}
+        return state | {name: getattr(self, name) for name in _SAME_ON_RESUME}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to where a state says.
@@ -236,23 +254,11 @@ class TokenDataset(IterableDataset[Item]):
             ConfigError: it is of another dataset or of other arguments that make the order, or of a worker among
                 another number of workers.
         """
-        lacking = {*_SAME_ON_RESUME, "epoch", "seed", "consumed"} - state.keys()
-        if lacking:
-            raise ConfigError(f"the state of a TokenDataset: has no {', '.join(sorted(lacking))}")
-        different = [name for name in _SAME_ON_RESUME if state[name] != getattr(self, name)]
-        if different:
-            said = ", ".join(f"{name} {state[name]!r} (here {getattr(self, name)!r})" for name in different)
-            raise ConfigError(f"the state of a TokenDataset: is of {said}: another order, which cannot be gone on with")
-        worker = get_worker_info()
-        of = 1 if worker is None else worker.num_workers
-        if state.get("workers", 1) != of and state.get("items"):
-            raise ConfigError(
-                f"the state of one of {state['workers']} workers does not go on with {of}: see TokenLoader.state_dict"
-            )
+        check_states("TokenDataset", self, [state], _SAME_ON_RESUME)
         self._source.load_state(state)
         self.seed = int(state["seed"])
-        self._shared[0] = int(state["epoch"])
-        self._base, self._items = int(state["consumed"]), int(state.get("items", 0))
+        self._shared[0] = int(state.get("epoch", 0))
+        self._begin = self._at = (int(state["consumed"]), int(state.get("items", 0)))
         self._order = self._reader = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Legend of shapes: T, H, W of the latent grid; N ids of a sequence.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -38,6 +38,9 @@ class Vocabulary:
     order: str = _AXES
     digits: bool = False
     frame_ends: bool = True
+    _templates: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if sorted(self.order) != sorted(_AXES):
@@ -104,23 +107,33 @@ class Vocabulary:
             int64 ids (N,), and int32 positions (N, 3): the place (t, h, w) of each id's token; of `end_of_frame`
             (t, H, W), of `bos` (0, 0, 0), of `end_of_video` (T, 0, 0).
         """
-        frames, height, width = tokens_THW.shape
-        ids_THWD = self._ids(tokens_THW.long())
-        places = torch.stack(
-            torch.meshgrid(*(torch.arange(size, dtype=torch.int32) for size in tokens_THW.shape), indexing="ij"), dim=-1
-        )
+        template, positions = self._template(tuple(tokens_THW.shape))
+        ids = template.clone()
         axes = [_AXES.index(letter) for letter in self.order]
-        ids_FX = ids_THWD.permute(*axes, 3).reshape(tokens_THW.shape[axes[0]], -1)
-        places_FX3 = places.permute(*axes, 3).reshape(len(ids_FX), -1, 1, 3).expand(-1, -1, self.ids_per_token, -1)
-        places_FX3 = places_FX3.reshape(len(ids_FX), -1, 3)
-        if self._has_frame_ends:
-            ends = torch.full((frames, 1), self.end_of_frame)
-            ids_FX = torch.cat([ids_FX, ends], dim=1)
-            end_places = torch.tensor([[[frame, height, width]] for frame in range(frames)], dtype=torch.int32)
-            places_FX3 = torch.cat([places_FX3, end_places], dim=1)
-        ids = torch.cat([torch.tensor([self.bos]), ids_FX.reshape(-1), torch.tensor([self.end_of_video])])
-        first_and_last = torch.tensor([[0, 0, 0], [frames, 0, 0]], dtype=torch.int32)
-        return ids, torch.cat([first_and_last[:1], places_FX3.reshape(-1, 3), first_and_last[1:]])
+        ids_FX = ids[1:-1].view(tokens_THW.shape[axes[0]], -1)
+        digits_THWD = self._ids(tokens_THW.long())
+        ids_FX[:, : -1 if self._has_frame_ends else None] = digits_THWD.permute(*axes, 3).reshape(len(ids_FX), -1)
+        return ids, positions
+
+    def _template(self, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the ids of all clips of a shape share: those that are no video's, and the positions."""
+        if shape not in self._templates:
+            frames, height, width = shape
+            places = torch.stack(
+                torch.meshgrid(*(torch.arange(size, dtype=torch.int32) for size in shape), indexing="ij"), dim=-1
+            )
+            axes = [_AXES.index(letter) for letter in self.order]
+            places_FX3 = places.permute(*axes, 3).reshape(shape[axes[0]], -1, 1, 3)
+            places_FX3 = places_FX3.expand(-1, -1, self.ids_per_token, -1).reshape(shape[axes[0]], -1, 3)
+            if self._has_frame_ends:
+                ends = torch.tensor([[[frame, height, width]] for frame in range(frames)], dtype=torch.int32)
+                places_FX3 = torch.cat([places_FX3, ends], dim=1)
+            first_and_last = torch.tensor([[0, 0, 0], [frames, 0, 0]], dtype=torch.int32)
+            positions = torch.cat([first_and_last[:1], places_FX3.reshape(-1, 3), first_and_last[1:]])
+            ids = torch.full((len(positions),), self.end_of_frame)
+            ids[0], ids[-1] = self.bos, self.end_of_video
+            self._templates[shape] = ids, positions
+        return self._templates[shape]
 
     def _ids(self, tokens: torch.Tensor) -> torch.Tensor:
         """Ids of tokens, those of one token along a last axis."""

@@ -1,0 +1,278 @@
+"""TokenStream: a dataset of tokens as packed sequences for a language model."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from pipeline.errors import ConfigError
+from pipeline.reading.lanes import Lane, Lanes
+from pipeline.reading.packing import Carry, LanePacker, Packing, RowWriter, joined_batch, sequence_of
+from pipeline.reading.rows import CorruptPolicy
+from pipeline.reading.source import Source
+from pipeline.reading.states import SLOTS, check_states
+from pipeline.reading.vocabulary import Vocabulary
+
+__all__ = ["TokenStream"]
+
+Item = dict[str, Any]
+
+_SAME_ON_RESUME = ("context", "packing", "batch_size", "lanes", "shuffle", "split", "epochs")
+
+
+class TokenStream(IterableDataset[Item]):
+    """Sequences of `context` ids, packed from clips and their captions, in an order that ranks and workers share.
+
+    Each lane of the order (see order.py) is packed by itself, so a sequence depends on (snapshot, seed) and the
+    arguments alone, and a stream goes on with other numbers of ranks and workers. An item is a batch of sequences of
+    one lane; without `batch_size` a sequence:
+
+        tokens      int64 (B, context)
+        positions   int32 (B, context, 3)   (t, h, w) of each id's token (see Vocabulary.encode); 0 for text and padding
+        index       int64 (B, context)      its place among its row's ids
+        kinds       uint8 (B, context)      0 padding, 1 text, 2 video
+        loss_mask   bool (B, context)       whether an id is to be predicted: not the text unless told, no `bos`
+        cu_seqlens  int32 (pieces + 1)      where pieces of one row each begin and end, over all B * context ids
+        id          lists of the rows' ids
+
+    It has no end, unless `epochs` says so: rows of the next epoch follow those of the last. All ranks have equally many
+    items; towards the end of the last epoch some may be nothing but padding.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        context: int,
+        offset: int = 0,
+        order: str = "thw",
+        digits: bool = False,
+        frame_ends: bool = True,
+        text: Callable[[str], Sequence[int]] | None = None,
+        text_place: Literal["before", "after"] = "before",
+        text_is_learned: bool = False,
+        packing: Packing = "across",
+        batch_size: int | None = None,
+        epochs: int | None = None,
+        snapshot: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        lanes: int = 8,
+        split: str | None = None,
+        on_corrupt: CorruptPolicy = "raise",
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int = 64 * 2**30,
+        storage: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Opens a dataset of tokens.
+
+        Args:
+            root: the dataset's root, a path or a URL of any store.
+            context: ids of a sequence.
+            offset: see Vocabulary, as are `order`, `digits` and `frame_ends`.
+            order: the axes of the grid, the outermost first.
+            digits: FSQ digits in place of tokens.
+            frame_ends: whether an id ends each latent frame.
+            text: gives the ids of a caption, below `offset`; None: captions are left out.
+            text_place: `before` the clip or `after` it.
+            text_is_learned: whether the text's ids are to be predicted.
+            packing: `across`: a clip that does not fit goes on in the next sequence; `within`: it begins there.
+            batch_size: sequences of an item.
+            epochs: end after so many; with `text` every caption is read once to know when that is.
+            snapshot: see TokenDataset, as are all that follow.
+            seed: of the order.
+            rank: of this process among `world_size`.
+            world_size: how many processes share the stream.
+            shuffle: False: rows come as they were written.
+            lanes: how many are packed side by side, a multiple of ranks times workers if that can be.
+            split: `train` or `validation`.
+            on_corrupt: `raise`, or `skip`.
+            cache_dir: for row groups on a local disk.
+            cache_bytes: how large that may grow.
+            storage: of the store.
+
+        Raises:
+            ConfigError: there is no such dataset, it holds latents, or an argument makes no sense.
+            StorageError: the store failed.
+        """
+        super().__init__()
+        for name, value in (("context", context), ("lanes", lanes), ("batch_size", batch_size), ("epochs", epochs)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} {value}: expected 1 or more")
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank {rank} of world_size {world_size}: expected 0 <= rank < world_size")
+        if packing not in ("across", "within"):
+            raise ConfigError(f"packing {packing!r}: expected across or within")
+        self.rank, self.world_size, self.seed, self.epochs = rank, world_size, seed, epochs
+        self.context, self.packing, self.batch_size = context, packing, batch_size
+        self.shuffle, self.split = shuffle, split
+        self._source = Source(
+            str(root),
+            columns=("id",) if text is None else ("id", "caption"),
+            snapshot=snapshot,
+            split=split,
+            cache=None if cache_dir is None else (str(cache_dir), cache_bytes),
+            storage=dict(storage or {}),
+            skip_corrupt=on_corrupt == "skip",
+        )
+        if not self._source.model.is_discrete:
+            raise ConfigError(f"{root}: holds latents of {self._source.description['model']['name']}: see LatentStream")
+        self.vocabulary = Vocabulary(
+            levels=self._source.model.fsq_levels, offset=offset, order=order, digits=digits, frame_ends=frame_ends
+        )
+        self._writer = RowWriter(self.vocabulary, text, text_place, text_is_learned)
+        if not (rows := int(self._source.index.sections(by_shape=False)[0].rows.sum())):
+            raise ConfigError(f"{root}: snapshot {self._source.snapshot} has no rows to read")
+        self.lanes = min(lanes, rows) if shuffle else 1
+        self._on_corrupt: CorruptPolicy = on_corrupt
+        self._carries: dict[int, Carry] = {}
+        self._lost = torch.zeros(SLOTS, dtype=torch.int64)
+        self._lost.share_memory_()  # type: ignore[no-untyped-call]
+        # Where `iter` begins and where this process stands: items that all ranks took, and this process's since then.
+        self._begin = self._at = (0, 0)
+        self._opened: Lanes | None = None
+        self._num_items: int | None = None
+
+    @property
+    def skipped_rows(self) -> int:
+        """For how many rows another one stood in, because theirs could not be read (`on_corrupt`) or was removed."""
+        return int(self._lost.sum())
+
+    def _lanes(self) -> Lanes:
+        if self._opened is None or not self._opened.is_of_this_process:
+            self._opened = Lanes(
+                self._source,
+                self._writer,
+                seed=self.seed,
+                lanes=self.lanes,
+                shuffle=self.shuffle,
+                on_corrupt=self._on_corrupt,
+                on_lost=self._count_lost,
+            )
+        return self._opened
+
+    def _count_lost(self, rows: int) -> None:
+        worker = get_worker_info()
+        self._lost[0 if worker is None else worker.id % SLOTS] += rows
+
+    def _total(self) -> int | None:
+        """How many items all ranks have together; None: no end."""
+        if self.epochs is not None and self._num_items is None:
+            of_lanes = [self._count(number) for number in range(self.lanes)]
+            self._num_items = self.lanes * max(of_lanes)
+        return self._num_items
+
+    def _count(self, number: int) -> int:
+        """How many items a lane has."""
+        lane = Lane(self._lanes(), number, self.epochs)
+        packer = LanePacker(lane.length_of, context=self.context, packing=self.packing)
+        while packer.next():
+            pass
+        return -(-(packer.carry.sequences - 1) // (self.batch_size or 1))
+
+    def __len__(self) -> int:
+        """How many items this rank has.
+
+        Raises:
+            TypeError: it has no end.
+        """
+        total = self._total()
+        if total is None:
+            raise TypeError("a TokenStream without `epochs` has no end")
+        return -(-total // self.world_size)
+
+    def __iter__(self) -> Iterator[Item]:
+        """This rank's items from where a state was loaded; of a DataLoader's worker its share of them."""
+        worker = get_worker_info()
+        number, of = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        base, begin = self._at = self._begin
+        total = self._total()
+        steps = None if total is None else -(-max(0, total - base) // self.world_size)
+        packers: dict[int, tuple[Lane, LanePacker]] = {}
+        for count in itertools.count(begin):
+            step = number + count * of
+            if steps is not None and step >= steps:
+                break
+            turn, lane = divmod(base + step * self.world_size + self.rank, self.lanes)
+            item = self._item(lane, turn * (self.batch_size or 1), packers)
+            self._at = (base, count + 1)
+            yield item
+        self.rewind()
+
+    def _item(self, number: int, first: int, packers: dict[int, tuple[Lane, LanePacker]]) -> Item:
+        """The sequences of a lane from `first` on."""
+        if number not in packers:
+            lane = Lane(self._lanes(), number, self.epochs)
+            carry = self._carries.get(number)
+            carry = carry if carry is not None and carry.sequences <= first else None
+            packer = LanePacker(lane.length_of, context=self.context, packing=self.packing, carry=carry)
+            packers[number] = lane, packer
+        lane, packer = packers[number]
+        packer.skip(first - packer.carry.sequences, lane.row_length if self.epochs is None else None)
+        sequences = []
+        for _ in range(self.batch_size or 1):
+            pieces = [(piece, lane.written(piece.row)) for piece in packer.next()]
+            sequences.append(sequence_of(pieces, context=self.context, vocabulary=self.vocabulary))
+        self._carries[number] = packer.carry
+        item = sequences[0] if self.batch_size is None else joined_batch(sequences, self.context)
+        return {**item, "carry": {number: astuple(packer.carry)}}
+
+    @property
+    def epoch(self) -> int:
+        """A stream has none: it goes through all."""
+        return 0
+
+    @property
+    def consumed(self) -> int:
+        """Items that all ranks took before `iter` begins."""
+        return self._begin[0] + self._begin[1] * self.world_size
+
+    def rewind(self) -> None:
+        """Goes to the beginning."""
+        self._begin = (0, 0)
+        self._carries = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this process stands; in a DataLoader's worker, where that worker does (see TokenDataset)."""
+        worker = get_worker_info()
+        of = 1 if worker is None else worker.num_workers
+        base, items = self._at
+        carries = {lane: astuple(carry) for lane, carry in self._carries.items()}
+        if of > 1:
+            return {**self.state_after(base), "carries": carries, "items": items, "workers": of}
+        return {**self.state_after(base + items * self.world_size), "carries": carries}
+
+    def state_after(self, consumed: int) -> dict[str, Any]:
+        """The state of all ranks when they took so many items; where lanes stand is found out again."""
+        state = {"seed": self.seed, **self._source.state()}
+        return state | {name: getattr(self, name) for name in _SAME_ON_RESUME} | {"consumed": consumed}
+
+    def load_state_dict(self, state: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+        """Goes to where a state says.
+
+        Args:
+            state: of any rank; or those of all ranks, where their number changes: each knows where its own lanes stand,
+                and those of the others are gone over from their beginning (with `text`, every caption is read).
+
+        Raises:
+            ConfigError: it is of another dataset or of other arguments that make the order, or of a worker among
+                another number of workers.
+        """
+        states = [state] if isinstance(state, Mapping) else list(state)
+        check_states("TokenStream", self, states, _SAME_ON_RESUME)
+        first = states[0]
+        self._source.load_state(first)
+        self.seed = int(first["seed"])
+        self._begin = self._at = (int(first["consumed"]), int(first.get("items", 0)))
+        self._carries = {int(lane): Carry(*carry) for one in states for lane, carry in one.get("carries", {}).items()}
+        self._opened = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: nothing that is open."""
+        return {**self.__dict__, "_opened": None}
