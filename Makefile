@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 AZURITE := $(VENV)/azurite
 
 # What setup installs, and what servers adds: what may not be skipped. See "VIDTOK_REQUIRE" in CONTRIBUTING.md.
-SETUP := moto,s3fs,pandas,polars,duckdb,datasets,hatchling,localbucket
+SETUP := moto,s3fs,pandas,polars,duckdb,datasets,deltalake,megatron,hatchling,localbucket
 REQUIRE := $(SETUP),ceph,azurite,fake-gcs,netns,chromium
 
 # More arguments for the program that a target runs: make test ARGS="-k commit -x"

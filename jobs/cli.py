@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from jobs.bench.commands import bench
 from jobs.display import ProgressDisplay, human_bytes
+from jobs.exports import export
 from jobs.model_commands import convert, evaluate, models, reconstruct, train
 from jobs.options import Anon, Assignments, EndpointUrl, Verbose
 from pipeline.config import JobConfig
@@ -246,6 +247,7 @@ app.command()(convert)
 app.command()(reconstruct)
 app.command()(evaluate)
 app.command()(train)
+app.add_typer(export, name="export")
 app.add_typer(bench, name="bench")
 
 

@@ -15,11 +15,12 @@ import pyarrow as pa
 from pipeline.errors import ConfigError
 from pipeline.inputs import read_inputs
 from pipeline.parts import opened_parquet, read_table
-from pipeline.rows import SEGMENT_COLUMN
+from pipeline.rows import SEGMENT_COLUMN, row_schema
 from pipeline.shard_log import COMMITS, commit_path, read_commits
 from pipeline.shard_table import ShardTable
 from pipeline.snapshots import Snapshot, newest_snapshot
 from pipeline.storage import Store
+from vidtok_model import TokenizerConfig
 
 __all__ = ["DATASET_FILE", "Dataset", "check_same_plan", "fingerprint", "plan_difference"]
 
@@ -110,6 +111,13 @@ class Dataset:
         except (ValueError, KeyError, TypeError):
             raise ConfigError(f"{store.root}/{DATASET_FILE}: is not a dataset description of ours") from None
         return cls(store, description)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of its parts."""
+        plan, config = self.description["plan"], TokenizerConfig.from_dict(self.description["model"]["config"])
+        is_stream = plan["clips"]["mode"] == "stream"
+        return row_schema(is_discrete=config.is_discrete, logvar=plan["logvar"], is_stream=is_stream)
 
     def pending(self, shards: ShardTable, snapshot: Snapshot) -> ShardTable:
         """The shards that are not committed yet: by a snapshot, and one LIST for each thousand that it lacks."""

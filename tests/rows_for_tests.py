@@ -38,6 +38,7 @@ def made_rows(
     model: str = "vidtok_fsq_causal_488_4096",
     first_shard: int = 0,
     logvar: bool = False,
+    captions: bool = True,
 ) -> Dataset:
     """Commits shards of `parts` parts of `videos` videos of `clips` clips each, and a snapshot.
 
@@ -63,7 +64,7 @@ def made_rows(
     commits = []
     for shard in listed:
         log = ShardLog(store, shard, schema=schema, provenance=provenance, attempt_id="a" * 32)
-        for batch, encoded in _batches(shard, parts, videos, clips, grids, config):
+        for batch, encoded in _batches(shard, parts, videos, clips, grids, config, captions):
             (part,) = build_rows([(batch, encoded)], logvar=logvar)
             log.append(part)
         commits.append(log.commit())
@@ -71,7 +72,9 @@ def made_rows(
     return dataset
 
 
-def _batches(shard: Shard, parts: int, videos: int, clips: int, grids: Any, config: Any) -> Iterator[Any]:
+def _batches(
+    shard: Shard, parts: int, videos: int, clips: int, grids: Any, config: Any, captions: bool
+) -> Iterator[Any]:
     number = int(shard.path.removesuffix(".tar")) * parts * videos * clips
     sample = 0
     for _ in range(parts):
@@ -79,7 +82,7 @@ def _batches(shard: Shard, parts: int, videos: int, clips: int, grids: Any, conf
         for _ in range(videos):
             ref = VideoRef(
                 shard_id=shard.shard_id, source_shard=shard.path, key=f"v{sample}", occurrence=0, size_bytes=1,
-                text={"txt": f"Caption of {shard.path} {sample}."},
+                text={"txt": f"Caption of {shard.path} {sample}."} if captions else {},
             )  # fmt: skip
             sample += 1
             for index in range(clips):

@@ -17,7 +17,6 @@ from pipeline.reading.cache import GroupCache
 from pipeline.reading.index import RowIndex, read_index
 from pipeline.reading.parts import GroupRows, PartReader
 from pipeline.row_sets import read_rows
-from pipeline.rows import row_schema
 from pipeline.storage import open_store
 from vidtok_model import TokenizerConfig
 
@@ -72,13 +71,13 @@ class Source:
 
     def _columns(self, columns: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The payload columns, and the others that were asked for."""
-        plan, is_discrete = self.description["plan"], self.model.is_discrete
-        is_stream = plan["clips"]["mode"] == "stream"
-        known = row_schema(is_discrete=is_discrete, logvar=plan["logvar"], is_stream=is_stream).names
+        known = self.dataset.schema.names
         wanted = ("id",) if columns is None else tuple(columns)
         if unknown := [name for name in wanted if name not in known]:
             raise ConfigError(f"columns: there is no {unknown[0]!r}; there are {', '.join(known)}")
-        payloads = ("tokens",) if is_discrete else ("latents", "logvar") if "logvar" in wanted else ("latents",)
+        payloads = (
+            ("tokens",) if self.model.is_discrete else ("latents", "logvar") if "logvar" in wanted else ("latents",)
+        )
         return payloads, tuple(name for name in wanted if name not in payloads)
 
     def _read(self, snapshot: int | None, removals: int | None) -> RowIndex:

@@ -1,0 +1,1 @@
+"""A dataset's rows in the forms that other programs train on."""
