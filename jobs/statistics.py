@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.dataset_statistics import DatasetStatistics
     from pipeline.statistics import LatentStatistics
 
-__all__ = ["facts", "stats"]
+__all__ = ["code_facts", "facts", "stats"]
 
 _LINE_SECONDS = 10.0
 _SHOWN_SOURCES = 20
@@ -144,14 +144,23 @@ def _show(console: Console, root: str, found: "DatasetStatistics") -> None:
     _print(console, "Rejects", ("class", "rejects"), rejects, len(rejects))
 
 
+def code_facts(codes: "CodeUsage") -> dict[str, str]:
+    """The usage of the codebook as a whole, for a person."""
+    used = f"{codes.used:,} of {codes.codebook_size:,} ({codes.used / codes.codebook_size:.2%})"
+    return {
+        "used codes": used,
+        "dead codes": f"{codes.dead:,}",
+        "entropy": f"{codes.entropy_bits:.3f} of {math.log2(codes.codebook_size):.3f} bits",
+        "perplexity": f"{codes.perplexity:,.1f}",
+        **{
+            f"share of the most frequent {'code' if top == '1' else f'{int(top):,}'}": f"{100 * share:.3g}%"
+            for top, share in codes.share_of_top.items()
+        },
+    }
+
+
 def _show_codes(console: Console, codes: "CodeUsage") -> None:
-    rows = [
-        ("used", f"{codes.used:,} of {codes.codebook_size:,}"),
-        ("dead", f"{codes.dead:,}"),
-        ("entropy, bits", f"{codes.entropy_bits:.3f}"),
-        ("perplexity", f"{codes.perplexity:,.1f}"),
-        *((f"share of the {int(top):,} most frequent", f"{share:.2%}") for top, share in codes.share_of_top.items()),
-    ]
+    rows = list(code_facts(codes).items())
     _print(console, "Codes", ("", ""), rows, len(rows))
     digits = [
         (

@@ -8,9 +8,10 @@ import jinja2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
 from jobs.plots import svg_of
-from jobs.statistics import facts
+from jobs.statistics import code_facts, facts
 from pipeline.code_usage import CodeUsage, DigitUsage
 from pipeline.dataset_statistics import DatasetStatistics
 from pipeline.statistics import LatentStatistics
@@ -19,6 +20,7 @@ __all__ = ["page_of"]
 
 _COLOURS = ("#1f5fa8", "#c2571a")
 _GREY = "#5b636d"
+_WHOLE = StrMethodFormatter("{x:,.0f}")
 _MOST_BARS = 40
 _MOST_SOURCES = 100
 _DIGITS_A_LINE = 5
@@ -39,7 +41,7 @@ def page_of(root: str, found: DatasetStatistics) -> str:
     return template.render(
         facts=facts(root, found),
         model=found.model,
-        codes=codes,
+        codes=codes and code_facts(codes),
         ranks_plot=codes and _ranks_plot(codes),
         digits_plot=codes and _digits_plot(codes.digits, codes.tokens),
         latents_plot=found.latents and _latents_plot(found.latents),
@@ -72,14 +74,16 @@ def _ranks_plot(codes: CodeUsage) -> str:
         axes.axhline(even, color=_GREY, linewidth=1, linestyle="--")
         axes.annotate(
             "if all codes were as frequent",
-            (1, even),
+            (0, even),
             xycoords=("axes fraction", "data"),
-            xytext=(-2, 4),
+            xytext=(4, -3),
             textcoords="offset points",
-            ha="right",
+            va="top",
             color=_GREY,
             fontsize="small",
         )
+    axes.yaxis.set_major_formatter(_WHOLE)
+    axes.yaxis.set_minor_formatter(LogFormatter())  # of less than a decade it labels more
     axes.set_xlabel("rank of a code by frequency")
     axes.set_ylabel("tokens of that code")
     axes.grid(alpha=0.25)
@@ -90,7 +94,7 @@ def _ranks_plot(codes: CodeUsage) -> str:
 def _digits_plot(digits: Sequence[DigitUsage], tokens: int) -> str:
     """Shares of each digit's values, a small plot each."""
     lines = -(-len(digits) // _DIGITS_A_LINE)
-    width = min(len(digits), _DIGITS_A_LINE)
+    width = -(-len(digits) // lines)
     figure, grid = _figure(0.5 + 2.0 * lines, nrows=lines, ncols=width, sharey=True, squeeze=False)
     for axes in grid.flat[len(digits) :]:
         axes.set_visible(False)
@@ -132,14 +136,15 @@ def _bars(counts: dict[str, int], quantity: str, name: str, colour: str) -> str 
     if not counts:
         return None
     names, values = list(counts)[:_MOST_BARS], list(counts.values())[:_MOST_BARS]
-    figure, axes = _figure(0.9 + 0.26 * len(names))
+    figure, axes = _figure(1.1 + 0.26 * len(names))
     bars = axes.barh(range(len(names)), values, color=colour, height=0.7)
     axes.bar_label(bars, labels=[f"{value:,}" for value in values], padding=3, fontsize="small")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.margins(x=0.08)
     axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_formatter(_WHOLE)
     axes.set_xlabel(quantity)
-    axes.set_ylabel(name)
+    axes.set_title(name, loc="left", fontsize="small", color=_GREY)
     _plain(axes)
     return svg_of(figure)

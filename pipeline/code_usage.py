@@ -85,7 +85,7 @@ class CodeCounter:
             self._sparse = pieces[0] if pieces else self._sparse
             return
         codes, counts = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
-        # Codes (tokens are int32) with their places below them: NumPy sorts integers many times faster than it argsorts.
+        # Codes (tokens are int32) with their places below them: NumPy sorts integers much faster than it argsorts.
         packed = np.sort(codes << 32 | np.arange(len(codes)))
         codes, counts = packed >> 32, counts[packed & 0xFFFFFFFF]
         begins = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
