@@ -23,13 +23,12 @@ _SHOWN_CODES = 10
 _RANKS_SHOWN = 200
 
 
-def count_codes(tokens_N: npt.NDArray[np.integer], codebook_size: int, *, dense: bool | None = None) -> Counts:
+def count_codes(tokens_N: npt.NDArray[np.integer], codebook_size: int) -> Counts:
     """How often each code occurs, of those that do.
 
     Args:
         tokens_N: codes in any order.
         codebook_size: how many there may be.
-        dense: count into an array of the codebook's size, in place of sorting; by default where that is small.
 
     Raises:
         StorageError: a token is none of the codebook's.
@@ -37,7 +36,7 @@ def count_codes(tokens_N: npt.NDArray[np.integer], codebook_size: int, *, dense:
     if tokens_N.size and (tokens_N.min() < 0 or tokens_N.max() >= codebook_size):
         found = f"{tokens_N.min()} to {tokens_N.max()}"
         raise StorageError(f"tokens {found}: expected 0 to {codebook_size - 1}; `vidtok verify` says where they are")
-    if codebook_size <= _MOST_DENSE if dense is None else dense:
+    if codebook_size <= _MOST_DENSE:
         counts = np.bincount(tokens_N)
         codes = np.flatnonzero(counts)
         return codes, counts[codes]
@@ -51,10 +50,9 @@ class CodeCounter:
     (A few times as much while these are merged.)
     """
 
-    def __init__(self, codebook_size: int, *, dense: bool | None = None) -> None:
-        """Has counted nothing yet; see `count_codes`."""
-        is_dense = codebook_size <= _MOST_DENSE if dense is None else dense
-        self._dense = np.zeros(codebook_size, np.int64) if is_dense else None
+    def __init__(self, codebook_size: int) -> None:
+        """Has counted nothing yet."""
+        self._dense = np.zeros(codebook_size, np.int64) if codebook_size <= _MOST_DENSE else None
         self._sparse: Counts = (np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._waiting: list[Counts] = []
         self._num_waiting = 0

@@ -122,7 +122,7 @@ def _plain(channels: ChannelStatistics) -> dict[str, Any] | None:
 def dataset_statistics(
     source: Source, *, threads: int, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> DatasetStatistics:
-    """Statistics of what a source gives; a row group is in memory for each thread.
+    """Statistics of what a source gives; row groups are in memory as many as there are threads.
 
     Args:
         source: of a snapshot, without a split.

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+import pipeline.code_usage
 from pipeline.code_usage import CodeCounter, code_usage, count_codes, entropy_bits
 from pipeline.errors import StorageError
 
@@ -14,18 +15,25 @@ LEVELS = (8, 5, 3, 4)
 SIZE = 8 * 5 * 3 * 4
 
 
+@pytest.fixture(params=["dense", "sparse"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts in an array of the codebook's size, and sorted ones."""
+    if request.param == "sparse":
+        monkeypatch.setattr(pipeline.code_usage, "_MOST_DENSE", 0)
+
+
 def tokens_of(seed: int, count: int = 3000) -> np.ndarray:
     """Codes of which some are frequent and many never occur."""
     return (np.random.default_rng(seed).geometric(0.02, count).clip(max=SIZE) * 7 % SIZE).astype(np.int32)
 
 
-@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.usefixtures("kind")
 @pytest.mark.parametrize("pieces", [1, 2, 7, 300])
-def test_counts_of_pieces_are_those_of_the_whole(dense: bool, pieces: int) -> None:
+def test_counts_of_pieces_are_those_of_the_whole(pieces: int) -> None:
     tokens = tokens_of(1)
-    counter = CodeCounter(SIZE, dense=dense)
+    counter = CodeCounter(SIZE)
     for piece in np.array_split(tokens, pieces):
-        counter.add(count_codes(piece, SIZE, dense=dense))
+        counter.add(count_codes(piece, SIZE))
     codes, counts = counter.total()
     assert dict(zip(codes.tolist(), counts.tolist(), strict=True)) == Counter(tokens.tolist())
     assert codes.tolist() == sorted(set(tokens.tolist()))
@@ -44,11 +52,11 @@ def test_codes_of_30_bits_are_counted_without_an_array_of_them() -> None:
     assert (usage.used, usage.dead) == (len(set(tokens.tolist())), 2**30 - len(set(tokens.tolist())))
 
 
-@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.usefixtures("kind")
 @pytest.mark.parametrize("wrong", [-1, SIZE])
-def test_what_is_no_code_is_told(dense: bool, wrong: int) -> None:
+def test_what_is_no_code_is_told(wrong: int) -> None:
     with pytest.raises(StorageError, match=f"expected 0 to {SIZE - 1}"):
-        count_codes(np.array([3, wrong], np.int32), SIZE, dense=dense)
+        count_codes(np.array([3, wrong], np.int32), SIZE)
 
 
 @pytest.mark.parametrize(
