@@ -22,6 +22,7 @@ from jobs.display import ProgressDisplay, human_bytes
 from jobs.exports import export
 from jobs.model_commands import convert, evaluate, models, reconstruct, train
 from jobs.options import Anon, Assignments, EndpointUrl, Verbose
+from jobs.statistics import stats
 from pipeline.config import JobConfig
 from pipeline.errors import (
     ConfigError,
@@ -247,6 +248,7 @@ app.command()(convert)
 app.command()(reconstruct)
 app.command()(evaluate)
 app.command()(train)
+app.command()(stats)
 app.add_typer(export, name="export")
 app.add_typer(bench, name="bench")
 

@@ -4,7 +4,6 @@ import base64
 import csv
 import io
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jobs.evaluation import METRICS, Evaluation, VideoScore
+from jobs.plots import svg_of
 from pipeline.records import Frames
 from vidtok_model.published import PUBLISHED_QUALITY
 
@@ -142,7 +142,7 @@ def _by_video(scores: Sequence[VideoScore]) -> str:
             axes.set_yticks(range(len(values)), [_shortened(score.name) for score in ranked])
             axes.invert_yaxis()
         axes.set_xlabel(_TITLES[name])
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def _axes(figure: Figure) -> tuple[Axes, Axes]:
@@ -159,20 +159,10 @@ def _by_frame(scores: Sequence[VideoScore]) -> str:
     axes.set_xlabel("frame")
     axes.set_ylabel(_TITLES["psnr"])
     axes.legend(fontsize="x-small")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def _shortened(name: str) -> str:
     # A name that begins with _ would be left out of a legend, and $ begins mathematics.
     plain = name.replace("$", r"\$").lstrip("_")
     return plain if len(plain) <= 28 else f"...{plain[-25:]}"
-
-
-def _svg(figure: Figure) -> str:
-    file = io.StringIO()
-    with warnings.catch_warnings():
-        # Names in letters that its font lacks; the browser draws them all in the table.
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    written = file.getvalue()
-    return written[written.index("<svg") :]  # without what a file begins with, which a page may not hold

@@ -8,14 +8,14 @@ import numpy as np
 
 from pipeline.dataset import Dataset, fingerprint
 from pipeline.inputs import grow_inputs
-from pipeline.records import Batch, Clip, EncodedClip, Position, Shard, SourceInfo, VideoEnd, VideoRef
+from pipeline.records import Batch, Clip, EncodedClip, Position, Reject, Shard, SourceInfo, VideoEnd, VideoRef
 from pipeline.rows import build_rows, row_schema
 from pipeline.shard_log import ShardLog
 from pipeline.snapshots import add_to_snapshot, newest_snapshot
 from pipeline.storage import open_store
 from vidtok_model import get_config
 
-__all__ = ["GRID", "made_rows", "token_of"]
+__all__ = ["GRID", "made_rows", "rejected_videos", "token_of"]
 
 GRID = (2, 3, 4)
 _FRAMES = np.broadcast_to(np.uint8(0), (5, 16, 16, 3))
@@ -70,6 +70,24 @@ def made_rows(
         commits.append(log.commit())
     add_to_snapshot(store, commits, newest_snapshot(store))
     return dataset
+
+
+def rejected_videos(dataset: Dataset, shard_id: str, errors: Sequence[str], *, path: str | None = None) -> None:
+    """Commits a shard all of whose videos were rejected, with these classes, and adds it to the snapshot."""
+    shard = Shard(shard_id=shard_id, path=path or f"{shard_id}.tar", size_bytes=1, etag=None)
+    provenance = {name: dataset.description[name] for name in ("fingerprint", "model")}
+    schema = row_schema(is_discrete=True, logvar=False)
+    log = ShardLog(dataset.store, shard, schema=schema, provenance=provenance, attempt_id="b" * 32)
+    ends = []
+    for number, error in enumerate(errors):
+        ref = VideoRef(
+            shard_id=shard_id, source_shard=shard.path, key=f"v{number}", occurrence=0, size_bytes=1, text={}
+        )
+        reject = Reject(stage="decode", error=error, message="no")
+        ends.append(VideoEnd(ref=ref, reject=reject, end=Position(sample=number + 1, offset=number + 1)))
+    (part,) = build_rows([(Batch(clips=[], ends=ends, closes_part=True), [])], logvar=False)
+    log.append(part)
+    add_to_snapshot(dataset.store, [log.commit()], newest_snapshot(dataset.store))
 
 
 def _batches(
