@@ -68,7 +68,7 @@ def stored_rows(source: Source) -> Iterator[dict[str, Any]]:
     order = EpochOrder(source.index.sections(by_shape=False), seed=0, epoch=0, shuffle=False)
     reader = RowReader(source, is_batched=False, on_corrupt="raise", most_groups=_READ_AHEAD + 2)
     for number in reader.ahead(order, iter(range(order.num_units)), _READ_AHEAD):
-        row, num_lost = reader.item(order, number)
+        row, num_lost = reader.item(order, order.unit(number))
         if num_lost:  # a training takes another row in its place, but here it would stand twice
             raise StorageError(f"{source.dataset.store.root}: rows were removed while they were read; run it again")
         yield row

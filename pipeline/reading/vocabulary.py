@@ -3,9 +3,10 @@
 Legend of shapes: T, H, W of the latent grid; N ids of a sequence.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -38,11 +39,9 @@ class Vocabulary:
     order: str = _AXES
     digits: bool = False
     frame_ends: bool = True
-    _templates: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))  # as JSON has them, a list
         if sorted(self.order) != sorted(_AXES):
             raise ConfigError(f"order {self.order!r}: expected the letters t, h and w, each once")
         if self.offset < 0:
@@ -92,13 +91,14 @@ class Vocabulary:
         return len(self.levels) if self.digits else 1
 
     @property
-    def _has_frame_ends(self) -> bool:
+    def has_frame_ends(self) -> bool:
+        """Whether `end_of_frame` is written, which takes T as the outermost axis."""
         return self.frame_ends and self.order[0] == "t"
 
     def num_ids(self, shape: Sequence[int]) -> int:
         """How many ids a clip of a latent shape (T, H, W) becomes."""
         frames, height, width = shape
-        return frames * height * width * self.ids_per_token + (frames if self._has_frame_ends else 0) + 2
+        return frames * height * width * self.ids_per_token + (frames if self.has_frame_ends else 0) + 2
 
     def encode(self, tokens_THW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A clip as a sequence.
@@ -107,33 +107,13 @@ class Vocabulary:
             int64 ids (N,), and int32 positions (N, 3): the place (t, h, w) of each id's token; of `end_of_frame`
             (t, H, W), of `bos` (0, 0, 0), of `end_of_video` (T, 0, 0).
         """
-        template, positions = self._template(tuple(tokens_THW.shape))
+        template, positions = _template(self, tuple(tokens_THW.shape))
         ids = template.clone()
         axes = [_AXES.index(letter) for letter in self.order]
         ids_FX = ids[1:-1].view(tokens_THW.shape[axes[0]], -1)
         digits_THWD = self._ids(tokens_THW.long())
-        ids_FX[:, : -1 if self._has_frame_ends else None] = digits_THWD.permute(*axes, 3).reshape(len(ids_FX), -1)
-        return ids, positions
-
-    def _template(self, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the ids of all clips of a shape share: those that are no video's, and the positions."""
-        if shape not in self._templates:
-            frames, height, width = shape
-            places = torch.stack(
-                torch.meshgrid(*(torch.arange(size, dtype=torch.int32) for size in shape), indexing="ij"), dim=-1
-            )
-            axes = [_AXES.index(letter) for letter in self.order]
-            places_FX3 = places.permute(*axes, 3).reshape(shape[axes[0]], -1, 1, 3)
-            places_FX3 = places_FX3.expand(-1, -1, self.ids_per_token, -1).reshape(shape[axes[0]], -1, 3)
-            if self._has_frame_ends:
-                ends = torch.tensor([[[frame, height, width]] for frame in range(frames)], dtype=torch.int32)
-                places_FX3 = torch.cat([places_FX3, ends], dim=1)
-            first_and_last = torch.tensor([[0, 0, 0], [frames, 0, 0]], dtype=torch.int32)
-            positions = torch.cat([first_and_last[:1], places_FX3.reshape(-1, 3), first_and_last[1:]])
-            ids = torch.full((len(positions),), self.end_of_frame)
-            ids[0], ids[-1] = self.bos, self.end_of_video
-            self._templates[shape] = ids, positions
-        return self._templates[shape]
+        ids_FX[:, : -1 if self.has_frame_ends else None] = digits_THWD.permute(*axes, 3).reshape(len(ids_FX), -1)
+        return ids, positions.clone()
 
     def _ids(self, tokens: torch.Tensor) -> torch.Tensor:
         """Ids of tokens, those of one token along a last axis."""
@@ -169,3 +149,21 @@ class Vocabulary:
             tokens = (digits_XD * weights).sum(dim=1)
         grid = tokens.reshape(sizes).permute(*(axes.index(axis) for axis in range(3)))
         return grid.contiguous().to(torch.int32)
+
+
+@functools.lru_cache(maxsize=64)
+def _template(vocabulary: Vocabulary, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the ids of all clips of a shape share: those that are no video's, and the positions."""
+    frames, height, width = shape
+    grid = torch.meshgrid(*(torch.arange(size, dtype=torch.int32) for size in shape), indexing="ij")
+    axes = [_AXES.index(letter) for letter in vocabulary.order]
+    places_FX3 = torch.stack(grid, dim=-1).permute(*axes, 3).reshape(shape[axes[0]], -1, 3)
+    places_FX3 = places_FX3.repeat_interleave(vocabulary.ids_per_token, dim=1)
+    if vocabulary.has_frame_ends:
+        ends = torch.tensor([[[frame, height, width]] for frame in range(frames)], dtype=torch.int32)
+        places_FX3 = torch.cat([places_FX3, ends], dim=1)
+    first_and_last = torch.tensor([[0, 0, 0], [frames, 0, 0]], dtype=torch.int32)
+    positions = torch.cat([first_and_last[:1], places_FX3.reshape(-1, 3), first_and_last[1:]])
+    ids = torch.full((len(positions),), vocabulary.end_of_frame)
+    ids[0], ids[-1] = vocabulary.bos, vocabulary.end_of_video
+    return ids, positions
