@@ -8,14 +8,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.reading.latent_stream import LatentStream
     from pipeline.reading.loader import TokenLoader
     from pipeline.reading.token_dataset import TokenDataset
     from pipeline.reading.token_stream import TokenStream
     from pipeline.reading.vocabulary import Vocabulary
 
-__all__ = ["TokenDataset", "TokenLoader", "TokenStream", "Vocabulary"]
+__all__ = ["LatentStream", "TokenDataset", "TokenLoader", "TokenStream", "Vocabulary"]
 
 _LATER = {
+    "LatentStream": "latent_stream",
     "TokenDataset": "token_dataset",
     "TokenLoader": "loader",
     "TokenStream": "token_stream",

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +64,7 @@ class TokenDataset(IterableDataset[Item]):
         cache_bytes: int = 64 * 2**30,
         read_ahead: int = 2,
         storage: Mapping[str, Any] | None = None,
+        transform: Callable[[Item, int], Item] | None = None,
     ) -> None:
         """Opens a dataset.
 
@@ -88,6 +89,8 @@ class TokenDataset(IterableDataset[Item]):
             cache_bytes: how large that may grow.
             read_ahead: row groups that are read before they are needed.
             storage: of the store: endpoint_url, anon ...
+            transform: what is made of an item, in the process that reads it, with the item's number in the epoch's
+                order.
 
         Raises:
             ConfigError: there is no such dataset, snapshot, column or split, or an argument makes no sense.
@@ -113,6 +116,7 @@ class TokenDataset(IterableDataset[Item]):
             skip_corrupt=on_corrupt == "skip",
         )
         self._on_corrupt: CorruptPolicy = on_corrupt
+        self.transform = transform
         # Shared with the workers of a DataLoader: the epoch, and for each worker how many rows it left out.
         self._shared = torch.zeros(1 + SLOTS, dtype=torch.int64)
         self._shared.share_memory_()  # type: ignore[no-untyped-call]
@@ -137,6 +141,11 @@ class TokenDataset(IterableDataset[Item]):
     def rewind(self) -> None:
         """Goes to the beginning of the epoch."""
         self._begin = self._at = (0, 0)
+
+    @property
+    def source(self) -> Source:
+        """What is read: its model, its snapshot, its columns."""
+        return self._source
 
     @property
     def snapshot(self) -> int:
@@ -195,7 +204,7 @@ class TokenDataset(IterableDataset[Item]):
         if skipped:
             worker = get_worker_info()
             self._shared[1 + (0 if worker is None else worker.id % SLOTS)] += skipped
-        return item
+        return item if self.transform is None else self.transform(item, number)
 
     def _rows(self) -> RowReader:
         if self._reader is None or not self._reader.is_of_this_process:
