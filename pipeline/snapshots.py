@@ -98,7 +98,7 @@ class Snapshot:
         table = pa.concat_tables([_SCHEMA.empty_table(), *self.tables.values()]).sort_by("shard_id")
         ids = table.column("shard_id").combine_chunks()
         is_first = pc.not_equal(ids[1:], ids[:-1])
-        return table.filter(pa.concat_arrays([pa.array([True][: len(ids)]), is_first]))
+        return table.filter(pa.concat_arrays([pa.array([True][: len(ids)], pa.bool_()), is_first]))
 
 
 def newest_snapshot(
