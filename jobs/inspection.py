@@ -151,7 +151,7 @@ def decode_to_file(
 def _found(root: str, row_id: str, options: Mapping[str, Any]) -> tuple[pa.Table, int, Mapping[str, Any]]:
     """A row with its stream, its place there, and what says how it was made: dataset.json, or the part's footer."""
     folder, _, name = absolute_url(root).rpartition("/")
-    store = open_store(folder, options) if name.endswith(".parquet") else None
+    store = open_store(folder or "/", options) if name.endswith(".parquet") else None
     info = None if store is None else store.info(name)
     if store is None or info is None:
         dataset = Dataset.open(open_store(root, options))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.rows import SEGMENT_COLUMN
 
 __all__ = ["RowGroupPlace", "find_stream", "groups_of", "groups_of_part", "scan", "without"]
 
-_READ_AT_ONCE, _READ_AHEAD = 16, 256
+_READ_AT_ONCE, _READ_AHEAD = 16, 64  # parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +72,16 @@ def scan(
         CorruptPart: one cannot be read.
         StorageError: the store failed.
     """
-    rest = iter(groups)
+
+    def read(part: Sequence[RowGroupPlace]) -> list[tuple[RowGroupPlace, GroupRows]]:
+        return [(group, _read(reader, group, columns, removed or {})) for group in part]
+
+    # By parts, so that each footer is read once.
+    parts = (list(part) for _, part in groupby(groups, lambda group: group.place[0]))
     with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="scan") as threads:
-        while some := list(islice(rest, _READ_AHEAD)):
-            found = threads.map(lambda group: _read(reader, group, columns, removed or {}), some)
-            yield from zip(some, found, strict=True)
+        while some := list(islice(parts, _READ_AHEAD)):
+            for found in threads.map(read, some):
+                yield from found
 
 
 def _read(reader: PartReader, group: RowGroupPlace, columns: Sequence[str] | None, removed: Rows) -> GroupRows:
