@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from jobs.bench.commands import bench
+from jobs.dataset_commands import merge, remove, split
 from jobs.display import ProgressDisplay, human_bytes
 from jobs.exports import export
 from jobs.model_commands import convert, evaluate, models, reconstruct, train
@@ -184,17 +185,21 @@ def verify(
 @app.command()
 def gc(
     dataset: Annotated[str, typer.Argument(help="A dataset's root.")],
-    remove: Annotated[bool, typer.Option("--remove", help="Remove it, not only show it.")] = False,
+    remove_it: Annotated[bool, typer.Option("--remove", help="Remove it, not only show it.")] = False,
     shard: Annotated[
         str | None, typer.Option(help="Also all that this shard has, which is not committed: a run begins it anew.")
     ] = None,
+    rewrite: Annotated[
+        bool, typer.Option("--rewrite", help="Also parts with rows that `vidtok remove` named: they are erased.")
+    ] = False,
     endpoint_url: EndpointUrl = None,
 ) -> None:
     """Show what no commit names or will name, and remove it when told."""
     from jobs import upkeep
 
     _log_to(err, logging.WARNING)
-    upkeep.remove_garbage(out, dataset, remove=remove, shard=shard, options={"endpoint_url": endpoint_url})
+    options = {"endpoint_url": endpoint_url}
+    upkeep.remove_garbage(out, dataset, remove=remove_it, shard=shard, rewrite=rewrite, options=options)
 
 
 @app.command("config")
@@ -225,7 +230,7 @@ def inspect(
 
 @app.command()
 def decode(
-    dataset: Annotated[str, typer.Argument(help="A dataset's root.")],
+    dataset: Annotated[str, typer.Argument(help="A dataset's root, or one part of it: a path or URL of a .parquet.")],
     row_id: Annotated[str, typer.Option("--id", help="A row's id; `vidtok inspect` shows some.")],
     target: Annotated[Path, typer.Option("--out", help="The mp4 to write.")],
     checkpoint: Annotated[
@@ -243,6 +248,9 @@ def decode(
     out.print(f"Wrote {frames} frames to {escape(str(target))}")
 
 
+app.command()(remove)
+app.command()(split)
+app.command()(merge)
 app.command()(models)
 app.command()(convert)
 app.command()(reconstruct)

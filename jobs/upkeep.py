@@ -15,8 +15,9 @@ from pipeline.job import JobResult, run_shards
 from pipeline.plan import make_plan
 from pipeline.records import Shard
 from pipeline.rejected import outstanding_rejects, retry_shards
+from pipeline.rewriting import rewrite_parts
 from pipeline.shards import input_root
-from pipeline.storage import open_store
+from pipeline.storage import Store, open_store
 from pipeline.verify import verify_dataset
 
 __all__ = ["remove_garbage", "retry_rejects", "verify"]
@@ -36,27 +37,50 @@ def verify(
         options: how to reach the dataset's store.
     """
     dataset = Dataset.open(open_store(root, options))
-    job = dataset.description["job"]
-    given = InputConfig.model_validate(job["input"])
-    place = input_root(InputConfig.model_validate({given.kind: shards}) if shards else given)
-    verdict = verify_dataset(dataset, deep=deep, source=open_store(place, job["storage"]["input"]) if source else None)
+    verdict = verify_dataset(dataset, deep=deep, source=_source(dataset, shards) if source else None)
     for problem in verdict.problems:
         console.print(problem, markup=False, highlight=False, soft_wrap=True)
     state = f"{len(verdict.problems):,} problems" if verdict.problems else "no problem"
     left = f"; {verdict.uncommitted:,} shards of the input are not committed" if verdict.uncommitted else ""
-    console.print(f"{state} in {verdict.rows:,} rows of {verdict.shards:,} committed shards{left}", highlight=False)
+    removed = f" ({verdict.removed:,} of them removed)" if verdict.removed else ""
+    console.print(
+        f"{state} in {verdict.rows:,} rows{removed} of {verdict.shards:,} committed shards{left}", highlight=False
+    )
     return not verdict.problems
 
 
-def remove_garbage(console: Console, root: str, *, remove: bool, shard: str | None, options: Mapping[str, Any]) -> None:
-    """Prints, and removes if told, what no commit names or will name; see `collect_garbage`."""
+def _source(dataset: Dataset, shards: str | None) -> Store:
+    job = dataset.description["job"]
+    given = InputConfig.model_validate(job["input"])
+    place = input_root(InputConfig.model_validate({given.kind: shards}) if shards else given)
+    return open_store(place, job["storage"]["input"])
+
+
+def remove_garbage(
+    console: Console, root: str, *, remove: bool, shard: str | None, rewrite: bool, options: Mapping[str, Any]
+) -> None:
+    """Prints, and removes if told, what no commit names or will name; see `collect_garbage`.
+
+    With `rewrite` also the rows that were removed, out of the parts that hold them; see `rewrite_parts`.
+    """
     dataset = Dataset.open(open_store(root, options))
     count = size = 0
     for info in collect_garbage(dataset, remove=remove, shard=shard):
         console.print(f"{info.path}  {human_bytes(info.size_bytes)}", markup=False, highlight=False, soft_wrap=True)
         count, size = count + 1, size + info.size_bytes
     done = "removed" if remove else "would be removed with --remove"
-    console.print(f"{count:,} objects, {human_bytes(size)}: {done}" if count else "nothing to remove", highlight=False)
+    parts = rows = 0
+    for part in rewrite_parts(dataset, remove=remove) if rewrite else []:
+        line = f"{part.path}  {part.rows:,} removed rows of {part.committed_rows:,}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        parts, rows = parts + 1, rows + part.rows
+    if count:
+        console.print(f"{count:,} objects, {human_bytes(size)}: {done}", highlight=False)
+    if parts:
+        done = "erased" if remove else "would be erased with --remove"
+        console.print(f"{rows:,} rows in {parts:,} parts: {done}", highlight=False)
+    if not count and not parts:
+        console.print("nothing to remove", highlight=False)
 
 
 def retry_rejects(config: JobConfig, classes: list[str], on_progress: Any) -> tuple[JobResult, int]:

@@ -1,6 +1,6 @@
 """A dataset's root: what it is made of, which input it was frozen on, and what is committed.
 
-Layout: dataset.json, inputs/, data/, rejects/, _commits/, _snapshots/, _runs/ (see ARCHITECTURE.md).
+Layout: dataset.json, inputs/, data/, rejects/, _commits/, _snapshots/, _removed/, _splits/, _runs/ (ARCHITECTURE.md).
 """
 
 import hashlib
@@ -14,11 +14,14 @@ import pyarrow as pa
 
 from pipeline.errors import ConfigError
 from pipeline.inputs import read_inputs
-from pipeline.parts import opened_parquet, read_table
-from pipeline.rows import SEGMENT_COLUMN, row_schema
+from pipeline.parts import read_table
+from pipeline.reading.parts import PartReader
+from pipeline.row_scan import find_stream, groups_of
+from pipeline.row_sets import REMOVED, Rows, read_rows
+from pipeline.rows import row_schema
 from pipeline.shard_log import COMMITS, commit_path, read_commits
 from pipeline.shard_table import ShardTable
-from pipeline.snapshots import Snapshot, newest_snapshot
+from pipeline.snapshots import Snapshot, add_to_snapshot, newest_snapshot
 from pipeline.storage import Store
 from vidtok_model import TokenizerConfig
 
@@ -35,16 +38,29 @@ def fingerprint(plan: Mapping[str, Any]) -> str:
 
 
 def plan_difference(
-    standing: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "", *, holder: str = "the dataset"
+    standing: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    prefix: str = "",
+    *,
+    holder: str = "the dataset",
+    other: str = "the job wants",
 ) -> list[str]:
-    """One line for each value in which two plans differ."""
+    """One line for each value in which two plans differ.
+
+    Args:
+        standing: one plan.
+        wanted: another one.
+        prefix: of the values' names.
+        holder: who has the first.
+        other: who has the second, and a verb.
+    """
     lines: list[str] = []
     for key in sorted(standing.keys() | wanted.keys()):
         left, right = standing.get(key), wanted.get(key)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
-            lines += plan_difference(left, right, f"{prefix}{key}.", holder=holder)
+            lines += plan_difference(left, right, f"{prefix}{key}.", holder=holder, other=other)
         elif left != right:
-            lines.append(f"{prefix}{key}: {holder} has {left!r}, the job wants {right!r}")
+            lines.append(f"{prefix}{key}: {holder} has {left!r}, {other} {right!r}")
     return lines
 
 
@@ -149,6 +165,16 @@ class Dataset:
         new = self.committed(self.inputs().without(snapshot.ids))
         yield from heapq.merge(snapshot.commits(), new, key=lambda commit: str(commit["shard_id"]))
 
+    def removed(self) -> Rows:
+        """The rows that were taken down."""
+        return read_rows(self.store, REMOVED)[0]
+
+    def complete_snapshot(self) -> int:
+        """Writes a snapshot of the commits that none holds yet; returns the newest one's number, 0 where none is."""
+        snapshot = newest_snapshot(self.store, ids_alone=True)
+        new = list(self.committed(self.inputs().without(snapshot.ids)))
+        return add_to_snapshot(self.store, new, snapshot).number
+
     def parts(self) -> Iterator[str]:
         """The paths of all committed parts."""
         for commit in self.commits():
@@ -165,7 +191,8 @@ class Dataset:
         """The one row with this id.
 
         Raises:
-            ConfigError: no committed part holds it.
+            ConfigError: no committed part holds it, or it was removed.
+            StorageError: the store failed, or a part is damaged.
         """
         rows, place = self.find_stream(row_id)
         row: dict[str, Any] = rows.slice(place, 1).to_pylist()[0]
@@ -177,24 +204,10 @@ class Dataset:
         That is the row alone, or of a stream's segments those from the first to the one behind it.
 
         Raises:
-            ConfigError: no committed part holds it.
+            ConfigError: no committed part holds it, or it was removed.
+            StorageError: the store failed, or a part is damaged.
         """
-        for path in self.parts():
-            with opened_parquet(self.store.read(path)) as file:
-                for group in range(file.num_row_groups):
-                    ids = file.read_row_group(group, columns=["id"], use_threads=False).column("id").to_pylist()
-                    if row_id not in ids:
-                        continue
-                    if SEGMENT_COLUMN not in file.schema_arrow.names:
-                        return file.read_row_group(group, use_threads=False).slice(ids.index(row_id), 1), 0
-                    return self._with_its_stream(path, file.read(use_threads=False), row_id)
-        raise ConfigError(f"{self.store.root}: no committed row has the id {row_id!r}")
-
-    def _with_its_stream(self, path: str, rows: pa.Table, row_id: str) -> tuple[pa.Table, int]:
-        number = rows.column("id").to_pylist().index(row_id)  # a video's rows stand in one part, in order
-        segments: list[Any] = rows.column(SEGMENT_COLUMN).to_pylist()
-        place = segments[number]
-        if segments[max(0, number - place) : number + 1] != list(range(place + 1)):
-            raise ConfigError(f"{self.store.root}/{path}: row {row_id!r}: the segments before it are not all there")
-        goes_on = segments[number + 1 : number + 2] == [place + 1]
-        return rows.slice(number - place, place + (2 if goes_on else 1)), place
+        found = find_stream(PartReader(self.store), groups_of(self.commits()), row_id, self.removed())
+        if found is None:
+            raise ConfigError(f"{self.store.root}: no committed row has the id {row_id!r}")
+        return found

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +18,12 @@ from pipeline.rows import PAYLOAD_COLUMNS, REJECT_SCHEMA
 
 __all__ = [
     "FOOTER_KEY",
+    "REWRITTEN",
     "StoredPart",
     "arrow_buffer",
     "describe_part",
+    "footer_of",
+    "groups_bytes",
     "holds_rejects",
     "opened_parquet",
     "part_bytes",
@@ -30,6 +33,10 @@ __all__ = [
 ]
 
 FOOTER_KEY = b"vidtok"
+# In the footer of a part that was written anew without some rows, as it was committed: {"row_groups": rows of each,
+# "removed": {group: rows}}, and where rows differ in shape, "shapes" of those that are gone, likewise: readers' order
+# depends on them. Row groups of which nothing was left are not in the file.
+REWRITTEN = "rewritten"
 # What adopting a part relies on.
 _FOOTER_FIELDS = {"attempt_id", "fingerprint", "source", "range", "videos", "video_bytes", "rejects", "statistics"}
 _ROW_GROUP_BYTES = 32 * 2**20
@@ -105,9 +112,10 @@ def opened_parquet(data: bytes | pa.Buffer) -> Iterator[pq.ParquetFile]:
     """A Parquet file in memory that is Arrow's own.
 
     Of Python's, one of Arrow's threads may let go only when Python is ending, which aborts the process. For the same
-    reason read it with `use_threads=False`.
+    reason read it with `use_threads=False`. Pages that have a checksum are held against it.
     """
-    with pq.ParquetFile(pa.BufferReader(arrow_buffer(data) if isinstance(data, bytes) else data)) as file:
+    source = pa.BufferReader(arrow_buffer(data) if isinstance(data, bytes) else data)
+    with pq.ParquetFile(source, page_checksum_verification=True) as file:
         yield file
 
 
@@ -134,13 +142,7 @@ def table_bytes(
     brings zstd within 1% of their packed size.
     """
     sink = pa.BufferOutputStream()
-    plain = [name for name in table.column_names if name not in PAYLOAD_COLUMNS]
-    options: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": plain}
-    options["write_statistics"] = plain
-    options["write_batch_size"] = _BATCH_VALUES
-    if "tokens" in table.column_names:
-        options["column_encoding"] = {"tokens.list.element": "BYTE_STREAM_SPLIT"}
-    with pq.ParquetWriter(sink, table.schema, **options) as writer:
+    with pq.ParquetWriter(sink, table.schema, **_options(table.column_names)) as writer:
         if table.num_rows:  # an empty row group is more than some readers can take
             rows_of_a_group = max(1, int(row_group_bytes * table.num_rows / table.nbytes))
             writer.write_table(table, row_group_size=rows_of_a_group)
@@ -148,6 +150,37 @@ def table_bytes(
             # Added here, not to the schema, of which Parquet keeps a second copy in a form no one can read.
             writer.add_key_value_metadata({FOOTER_KEY.decode(): json.dumps(footer, ensure_ascii=False)})
     return bytes(sink.getvalue())
+
+
+def footer_of(data: bytes) -> Mapping[str, Any] | None:
+    """What a part's footer says, of which nothing else is read; None where it is no part of ours."""
+    wanted = int.from_bytes(data[-8:-4], "little") + 8  # its length, and the magic number behind that
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(data[-wanted:]))
+        footer = json.loads((metadata.metadata or {})[FOOTER_KEY])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
+    return footer if isinstance(footer, dict) else None
+
+
+def groups_bytes(groups: Iterable[pa.Table], schema: pa.Schema, footer: Mapping[str, Any]) -> bytes:
+    """Tables as the row groups of a Parquet file, each page with its checksum; of none, a file without row groups."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, schema, **_options(schema.names), write_page_checksum=True) as writer:
+        for group in groups:
+            writer.write_table(group, row_group_size=len(group))
+        writer.add_key_value_metadata({FOOTER_KEY.decode(): json.dumps(footer, ensure_ascii=False)})
+    return bytes(sink.getvalue())
+
+
+def _options(names: Sequence[str]) -> dict[str, Any]:
+    plain = [name for name in names if name not in PAYLOAD_COLUMNS]
+    options: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": plain}
+    options["write_statistics"] = plain
+    options["write_batch_size"] = _BATCH_VALUES
+    if "tokens" in names:
+        options["column_encoding"] = {"tokens.list.element": "BYTE_STREAM_SPLIT"}
+    return options
 
 
 def describe_part(name: str, data: bytes) -> StoredPart:

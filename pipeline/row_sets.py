@@ -4,8 +4,9 @@
 part, its row group and its number in there as the part was committed.
 """
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import ConfigError
-from pipeline.parts import read_table, table_bytes
+from pipeline.parts import FOOTER_KEY, opened_parquet, table_bytes
 from pipeline.storage import Store
 
-__all__ = ["Place", "Rows", "add_rows", "count_files", "read_rows"]
+__all__ = ["REMOVED", "SPLITS", "Place", "Rows", "add_rows", "count_files", "read_files", "read_rows"]
+
+# The sets that there are: rows that were taken down, and those of the validation's side.
+REMOVED = "_removed"
+SPLITS = "_splits"
 
 Place = tuple[str, int]  # a part's path, the number of a row group
 Rows = Mapping[Place, npt.NDArray[np.int64]]
@@ -57,18 +62,36 @@ def read_rows(store: Store, folder: str, upto: int | None = None) -> tuple[Rows,
     """
     found: dict[Place, npt.NDArray[np.int64]] = {}
     number = count_files(store, folder) if upto is None else upto
+    for rows, _ in _files(store, folder, number):
+        for place, numbers in rows.items():
+            found[place] = np.union1d(found.get(place, np.zeros(0, np.int64)), numbers)
+    return found, number
+
+
+def read_files(store: Store, folder: str) -> Iterator[tuple[Rows, Mapping[str, Any]]]:
+    """The rows of each file of a set, and what its footer says of them.
+
+    Raises:
+        ConfigError: a file is not ours, or is gone.
+    """
+    return _files(store, folder, count_files(store, folder))
+
+
+def _files(store: Store, folder: str, number: int) -> Iterator[tuple[Rows, Mapping[str, Any]]]:
     for path in (_path(folder, count) for count in range(1, number + 1)):
         data = store.read_if_there(path)
         try:
             if data is None:
                 raise ValueError("it is not there")
-            table = read_table(data).select(_SCHEMA.names).cast(_SCHEMA)
+            with opened_parquet(data) as file:
+                table = file.read(use_threads=False).select(_SCHEMA.names).cast(_SCHEMA)
+                footer = json.loads((file.metadata.metadata or {}).get(FOOTER_KEY, b"{}"))
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise ConfigError(f"{store.root}/{path}: is not a list of rows of ours: {error}") from None
+        found: dict[Place, npt.NDArray[np.int64]] = {}
         for part, group, rows in zip(*(table.column(name).to_pylist() for name in _SCHEMA.names), strict=True):
-            before = found.get((part, group), np.zeros(0, np.int64))
-            found[part, group] = np.union1d(before, np.array(rows, np.int64))
-    return found, number
+            found[part, group] = np.union1d(found.get((part, group), np.zeros(0, np.int64)), np.array(rows, np.int64))
+        yield found, footer
 
 
 def add_rows(store: Store, folder: str, rows: Iterable[tuple[Place, Any]], footer: Mapping[str, Any]) -> int:

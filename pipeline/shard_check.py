@@ -12,8 +12,10 @@ import pyarrow.compute as pc
 
 from pipeline.dataset import Dataset
 from pipeline.errors import VidtokError
-from pipeline.parts import StoredPart, describe_part, holds_rejects, read_table
+from pipeline.parts import REWRITTEN, StoredPart, describe_part, footer_of, holds_rejects, read_table
 from pipeline.records import Position, Shard
+from pipeline.removal import Removals
+from pipeline.rewritten_check import as_committed, rewritten_problems
 from pipeline.rows import SEGMENT_COLUMN
 from vidtok_model import TokenizerConfig
 
@@ -31,7 +33,9 @@ class ShardCheck:
         keys: videos that have rows or a reject, by source key.
     """
 
-    def __init__(self, dataset: Dataset, commit: Mapping[str, Any], shard: Shard, *, deep: bool) -> None:
+    def __init__(
+        self, dataset: Dataset, commit: Mapping[str, Any], shard: Shard, *, deep: bool, removals: Removals
+    ) -> None:
         """Takes what to check.
 
         Args:
@@ -39,6 +43,7 @@ class ShardCheck:
             commit: the shard's commit.
             shard: the shard as the input lists it.
             deep: whether to check sha256.
+            removals: what was removed of the dataset.
         """
         self.problems: list[str] = []
         self.ids: list[Any] = []
@@ -47,6 +52,7 @@ class ShardCheck:
         self._commit = commit
         self._shard = shard
         self._deep = deep
+        self._removals = removals
         self._is_spoiled = False  # a file is not the one that was committed
         self._model = TokenizerConfig.from_dict(dataset.description["model"]["config"])
 
@@ -89,7 +95,7 @@ class ShardCheck:
         self, named: Mapping[str, Any], source: Mapping[str, Any], start: Position | None
     ) -> StoredPart | None:
         """Checks one part, which begins at `start` where that is known; None where it cannot be read."""
-        data = self._file(named)
+        data = self._file(named, may_be_rewritten=True)
         if data is None:
             return None
         try:
@@ -102,10 +108,16 @@ class ShardCheck:
             self._compare(f"{part.name}: beginning (a hole or an overlap in the chain)", part.start, start)
         self._compare(f"{part.name}: fingerprint", part.footer["fingerprint"], self._commit["fingerprint"])
         self._compare(f"{part.name}: source", part.footer["source"], source)
-        self._compare(f"{part.name}: rows", part.num_rows, named["rows"])
-        self._compare(f"{part.name}: row groups", list(part.row_groups), named["row_groups"])
-        shapes = {tuple(counted["shape"]): counted["rows"] for counted in named["shapes"]}
-        self._compare(f"{part.name}: rows by shape", part.shapes, shapes)
+        if REWRITTEN in part.footer:
+            problems = list(rewritten_problems(part, named, self._removals))
+            self.problems += problems
+            self._is_spoiled |= bool(problems)
+            part = as_committed(part, named, set(map(str, table.column("source_key").to_pylist())), self._removals)
+        else:
+            self._compare(f"{part.name}: rows", part.num_rows, named["rows"])
+            self._compare(f"{part.name}: row groups", list(part.row_groups), named["row_groups"])
+            shapes = {tuple(counted["shape"]): counted["rows"] for counted in named["shapes"]}
+            self._compare(f"{part.name}: rows by shape", part.shapes, shapes)
         self._compare(f"{part.name}: videos", sum(part.keys.values()), part.footer["videos"])
         self._check_rows(part.name, table)
         return part
@@ -119,10 +131,12 @@ class ShardCheck:
         if found != expected:
             self.problems.append(f"{what}: found {found}, expected {expected}")
 
-    def _file(self, named: Mapping[str, Any]) -> bytes | None:
-        """Its bytes, or None where it is not what was committed."""
+    def _file(self, named: Mapping[str, Any], *, may_be_rewritten: bool = False) -> bytes | None:
+        """Its bytes, or None where it is not what was committed, nor what a removal left of it."""
         path = named["path"]
         data = self._dataset.store.read_if_there(path)
+        if may_be_rewritten and data is not None and REWRITTEN in (footer_of(data) or {}):
+            return data
         size = None if data is None else len(data)
         if data is None or size != named["size_bytes"]:
             self._compare(f"{path}: bytes (None: it is not there)", size, named["size_bytes"])

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.crash_points import crash_point
 from pipeline.errors import CommitConflict, ShardError
-from pipeline.parts import StoredPart, describe_part, holds_rejects, part_bytes, rejects_bytes
+from pipeline.parts import REWRITTEN, StoredPart, describe_part, holds_rejects, part_bytes, rejects_bytes
 from pipeline.records import Part, Position, Shard
 from pipeline.rows import FORMAT_VERSION
 from pipeline.statistics import channel_sums, merge_channel_sums
@@ -151,8 +151,10 @@ class ShardLog:
                 standing = json.loads(self._store.read(path))
             except ValueError:
                 standing = None  # no JSON
-            if standing != record:
+            # What was committed may have lost rows since that were taken down, and this attempt adopted what is left.
+            if standing != record and not any(REWRITTEN in part.footer for part in self.parts):
                 raise CommitConflict(f"{path}: another commit of {self._shard.path} stands there")
+            record = standing
         crash_point("commit-put")
         return record
 

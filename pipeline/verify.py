@@ -12,10 +12,13 @@ import pyarrow.compute as pc
 
 from pipeline.dataset import Dataset
 from pipeline.dataset import fingerprint as fingerprint_of
-from pipeline.errors import ShardError, VidtokError
+from pipeline.errors import ConfigError, ShardError, VidtokError
 from pipeline.garbage import Unnamed, paths_of, shard_of, sort_unnamed, stored_objects
 from pipeline.inputs import missing_inputs
 from pipeline.records import Shard
+from pipeline.removal import Removals, read_removals
+from pipeline.row_scan import groups_of
+from pipeline.row_sets import SPLITS, read_rows
 from pipeline.runs import live_runs
 from pipeline.samples import read_shard
 from pipeline.shard_check import ShardCheck
@@ -27,7 +30,7 @@ from pipeline.video_lists import read_listed
 __all__ = ["Verdict", "verify_dataset"]
 
 # What reading a record may raise, of which a byte is another one.
-_NOT_OURS = (VidtokError, pa.ArrowException, KeyError, TypeError, ValueError)
+_NOT_OURS = (VidtokError, pa.ArrowException, AttributeError, KeyError, TypeError, ValueError)
 
 
 @dataclass
@@ -37,18 +40,23 @@ class Verdict:
     Attributes:
         problems: one line each; none where all is well.
         shards: committed shards that were looked at.
-        rows: their rows.
+        rows: their rows, as they were committed.
         uncommitted: shards of the input without a commit.
+        removed: rows that were taken down, of these shards.
     """
 
     problems: list[str] = field(default_factory=list)
     shards: int = 0
     rows: int = 0
     uncommitted: int = 0
+    removed: int = 0
 
 
 def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None = None) -> Verdict:
     """Checks every committed shard: files, chains of parts, counts, ids, codes or latents, rejects.
+
+    A part that was written anew (`gc --rewrite`) has no sha256 that it could be held against: what it lacks must be
+    what was removed, and the rest is checked as in every part, with the checksums of its pages.
 
     Args:
         dataset: which.
@@ -67,11 +75,8 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
     snapshot = _newest_snapshot(dataset, verdict.problems)
     committed = [info.path.removeprefix(f"{COMMITS}/").removesuffix(".json") for info in dataset.store.list(COMMITS)]
     shards = {shard.shard_id: shard for shard in dataset.inputs()}
-    verdict.problems += [
-        f"{path}: is not there, though later lists are: no run sees the shards that those add; put it back"
-        for path in missing_inputs(dataset.store)
-    ]
     verdict.problems += _lists(dataset, shards.values())
+    removals = _removals(dataset, verdict.problems)
     ids: list[Any] = []
     digests: dict[str, bytes] = {}
     named: set[str] = set()
@@ -83,7 +88,7 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
             commit = read_commit(dataset.store, shard_id) or {}
             named.update(paths_of(commit))
             digests[shard_id] = _digest(commit)
-            check = ShardCheck(dataset, commit, shards[shard_id], deep=deep)
+            check = ShardCheck(dataset, commit, shards[shard_id], deep=deep, removals=removals)
             check.run()
         except _NOT_OURS as error:
             verdict.problems.append(f"{shard_id}: cannot be checked: {type(error).__name__}: {error}")
@@ -93,6 +98,7 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
         ids += check.ids
         verdict.shards += 1
         verdict.rows += commit["rows"]
+        verdict.removed += sum(len(removals.of(*group.place)) for group in groups_of([commit]))
     uncommitted = shards.keys() - set(committed)
     left = [shard for shard_id, shard in shards.items() if shard_id in uncommitted]
     verdict.uncommitted = len(left)
@@ -106,9 +112,12 @@ def verify_dataset(dataset: Dataset, *, deep: bool = False, source: Store | None
 
 
 def _lists(dataset: Dataset, shards: Iterable[Shard]) -> list[str]:
-    """Lists of videos that are gone, or are not what was written."""
+    """Lists of shards that are gone, and lists of videos that are gone or are not what was written."""
     of_a_list = {shard.videos.path: shard for shard in shards if shard.videos is not None}
-    problems = []
+    problems = [
+        f"{path}: is not there, though later lists are: no run sees the shards that those add; put it back"
+        for path in missing_inputs(dataset.store)
+    ]
     for shard in of_a_list.values():
         try:
             read_listed(dataset.store, shard)
@@ -128,6 +137,19 @@ def _newest_snapshot(dataset: Dataset, problems: list[str]) -> dict[str, bytes]:
     except _NOT_OURS as error:
         problems.append(f"the newest snapshot: {error}; it is derived: without it the next run writes another")
         return {}
+
+
+def _removals(dataset: Dataset, problems: list[str]) -> Removals:
+    """What was removed; a file of it, or of a split, that cannot be read is a problem."""
+    try:
+        read_rows(dataset.store, SPLITS)
+    except ConfigError as error:
+        problems.append(str(error))
+    try:
+        return read_removals(dataset.store)
+    except ConfigError as error:
+        problems.append(f"{error}; readers refuse the dataset, which may hold rows that were removed: put it back")
+        return Removals()
 
 
 def _against_snapshot(snapshot: Mapping[str, bytes], digests: Mapping[str, bytes]) -> list[str]:

@@ -1,13 +1,18 @@
 """Datasets of made-up rows, committed as a job commits them, without videos or models."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.dataset import Dataset, fingerprint
 from pipeline.inputs import grow_inputs
+from pipeline.parts import table_bytes
 from pipeline.records import Batch, Clip, EncodedClip, Position, Reject, Shard, SourceInfo, VideoEnd, VideoRef
 from pipeline.rows import build_rows, row_schema
 from pipeline.shard_log import ShardLog
@@ -15,11 +20,36 @@ from pipeline.snapshots import add_to_snapshot, newest_snapshot
 from pipeline.storage import open_store
 from vidtok_model import get_config
 
-__all__ = ["GRID", "made_rows", "rejected_videos", "token_of"]
+__all__ = ["GRID", "made_rows", "rejected_videos", "row_groups_of", "table_of", "token_of"]
 
 GRID = (2, 3, 4)
 _FRAMES = np.broadcast_to(np.uint8(0), (5, 16, 16, 3))
 _SOURCE = SourceInfo(width=64, height=48, fps=25.0, codec="h264")
+
+
+@contextmanager
+def row_groups_of(rows: int) -> Iterator[None]:
+    """Parts that are made meanwhile have row groups of so many rows."""
+
+    def groups(table: pa.Table, footer: Any = None) -> bytes:
+        return table_bytes(table, footer, row_group_bytes=-(-table.nbytes * rows // max(1, table.num_rows)))
+
+    with mock.patch("pipeline.parts.table_bytes", groups):
+        yield
+
+
+def table_of(dataset: Dataset) -> pa.Table:
+    """All rows that lie in the dataset's committed parts, with their places: `part`, `row_group`, `number`."""
+    tables = []
+    for path in dataset.parts():
+        with pq.ParquetFile(pa.BufferReader(dataset.store.read(path))) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group).replace_schema_metadata(None)
+                places = {"part": [path] * len(table), "row_group": [group] * len(table), "number": range(len(table))}
+                for name, values in places.items():
+                    table = table.append_column(name, pa.array(values, pa.string() if name == "part" else pa.int64()))
+                tables.append(table)
+    return pa.concat_tables(tables)
 
 
 def token_of(number: int) -> int:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
+from pipeline.parts import REWRITTEN
 from pipeline.reading.order import Section
 from pipeline.reading.parts import CorruptPart, PartReader
 from pipeline.row_sets import Place, Rows
@@ -192,10 +193,19 @@ def _mixed(dataset: Dataset, index: RowIndex, parts: Numbers, skip_corrupt: bool
                 found.append(np.zeros(0, np.int64))
                 continue
             shapes = zip(*(rows.table.column(name).to_pylist() for name in _SHAPE_COLUMNS), strict=True)
-            of_rows = np.full(index.rows[group], -1)  # of what was removed nobody knows it any more
+            of_rows = np.full(index.rows[group], -1)
             of_rows[rows.kept] = [numbers[shape] for shape in shapes]
+            _add_gone(of_rows, *index.place(group), index.size_bytes(group))
             found.append(of_rows)
         return found
+
+    def _add_gone(of_rows: Numbers, path: str, group: int, size_bytes: int) -> None:
+        """The shapes of rows that are in the part no more, so that the order of the others stays."""
+        said = reader.described(path, size_bytes=size_bytes)[0].get(REWRITTEN, {})
+        for row, shape in zip(
+            *(said.get(name, {}).get(str(group), ()) for name in ("removed", "shapes")), strict=False
+        ):
+            of_rows[row] = numbers[tuple(shape)]
 
     reader = PartReader(dataset.store)
 

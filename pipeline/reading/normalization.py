@@ -30,7 +30,7 @@ class LatentNormalization:
 
     @classmethod
     def of(cls, statistics: LatentStatistics) -> Self:
-        """Takes a snapshot's statistics; where there are no first frames or no others, the ones stand for the others."""
+        """Takes a snapshot's statistics; without first frames those of the others stand for them, and the reverse."""
         both = statistics.first, statistics.rest
         first, rest = (one if one.count else other for one, other in (both, both[::-1]))
         return cls(mean_2C=_tensor(first, rest, "mean_C"), std_2C=_tensor(first, rest, "std_C"))

@@ -1,10 +1,11 @@
 """Some columns of one row group: the footer once, and then the bytes of those columns alone."""
 
+import contextlib
 import io
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,22 +15,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import NotWhole, StorageError
-from pipeline.parts import FOOTER_KEY
+from pipeline.parts import FOOTER_KEY, REWRITTEN
 from pipeline.storage import Store
 
 __all__ = ["REWRITTEN", "CorruptPart", "GroupRows", "PartReader"]
 
 Numbers = npt.NDArray[np.int64]
 
-# In the footer of a part that was written anew without some rows, as it was committed: {"row_groups": rows of each,
-# "removed": {group: rows}}. Row groups of which nothing was left are not in the file.
-REWRITTEN = "rewritten"
 _TAIL_BYTES = 64 * 2**10
 _MAGIC = b"PAR1"
 _LENGTH_AND_MAGIC = 4 + len(_MAGIC)
 # What lies between two columns is read along if it is less than another request costs.
 _GAP_BYTES = 2**20
 _FOOTERS_KEPT = 256
+# What bytes that are not those of a part, or of another form of it, may raise.
+_UNREADABLE = (pa.ArrowException, OSError, LookupError, TypeError, ValueError, EOFError, NotWhole)
 
 
 class CorruptPart(StorageError):
@@ -71,13 +71,13 @@ class PartReader:
         self._footers: OrderedDict[str, _Footer] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, path: str, group: int, columns: Sequence[str], *, size_bytes: int) -> GroupRows:
+    def read(self, path: str, group: int, columns: Sequence[str] | None, *, size_bytes: int) -> GroupRows:
         """Some columns of a row group.
 
         Args:
             path: the part's.
             group: number of the row group as it was committed.
-            columns: which.
+            columns: which; None: all.
             size_bytes: of the part as it was committed.
 
         Raises:
@@ -85,16 +85,37 @@ class PartReader:
             StorageError: the store failed.
         """
         try:
+            known = self._known(path)
+            if known is not None:
+                # It may have been written anew, without some rows, since its footer was read.
+                with contextlib.suppress(*_UNREADABLE):
+                    return self._read(path, known, group, columns)
             return self._read(path, self._footer(path, size_bytes), group, columns)
-        except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, EOFError, NotWhole) as error:
+        except _UNREADABLE as error:
             where = f"{self._store.root}/{path}, row group {group}"
             raise CorruptPart(f"{where}: cannot be read: {type(error).__name__}: {error}") from error
 
-    def _footer(self, path: str, size_bytes: int) -> _Footer:
+    def described(self, path: str, *, size_bytes: int) -> tuple[Mapping[str, Any], list[int]]:
+        """What a part's footer says of it, and the rows of each of its row groups as they were committed.
+
+        Raises:
+            CorruptPart: it is not there, or is no part of ours.
+            StorageError: the store failed.
+        """
+        try:
+            footer = self._known(path) or self._footer(path, size_bytes)
+        except _UNREADABLE as error:
+            where = f"{self._store.root}/{path}"
+            raise CorruptPart(f"{where}: is not a part of ours: {type(error).__name__}: {error}") from error
+        return json.loads(footer.metadata.metadata[FOOTER_KEY]), footer.row_groups
+
+    def _known(self, path: str) -> _Footer | None:
         with self._lock:
             if (known := self._footers.get(path)) is not None:
                 self._footers.move_to_end(path)
-                return known
+            return known
+
+    def _footer(self, path: str, size_bytes: int) -> _Footer:
         footer = self._read_footer(path, size_bytes)
         with self._lock:
             self._footers[path] = footer
@@ -116,14 +137,16 @@ class PartReader:
             tail = self._store.read_range(path, size_bytes - wanted, size_bytes)
         metadata = pq.read_metadata(pa.BufferReader(tail))
         standing = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        said = json.loads((metadata.metadata or {})[FOOTER_KEY]).get(REWRITTEN, {"row_groups": standing, "removed": {}})
-        removed = {int(group): rows for group, rows in said["removed"].items()}
-        return _Footer(metadata, size_bytes, said["row_groups"], removed)
+        said = json.loads((metadata.metadata or {})[FOOTER_KEY])
+        before = said.get(REWRITTEN, {"row_groups": standing, "removed": {}})
+        removed = {int(group): rows for group, rows in before["removed"].items()}
+        return _Footer(metadata, size_bytes, before["row_groups"], removed)
 
-    def _read(self, path: str, footer: _Footer, group: int, columns: Sequence[str]) -> GroupRows:
+    def _read(self, path: str, footer: _Footer, group: int, columns: Sequence[str] | None) -> GroupRows:
         number, kept = footer.group(group)
+        schema = footer.metadata.schema.to_arrow_schema()
+        columns = schema.names if columns is None else columns
         if not len(kept):
-            schema = footer.metadata.schema.to_arrow_schema()
             return GroupRows(pa.schema([schema.field(name) for name in columns]).empty_table(), kept)
         source = _Ranges(footer.size_bytes)
         for begin, end in _ranges(footer.metadata.row_group(number), set(columns)):

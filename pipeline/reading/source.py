@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.reading.cache import GroupCache
 from pipeline.reading.index import RowIndex, read_index
 from pipeline.reading.parts import GroupRows, PartReader
-from pipeline.row_sets import read_rows
+from pipeline.row_sets import REMOVED, SPLITS, read_rows
 from pipeline.storage import open_store
 from vidtok_model import TokenizerConfig
 
@@ -24,9 +24,6 @@ __all__ = ["REMOVED", "SPLITS", "Source"]
 
 Numbers = npt.NDArray[np.int64]
 
-# Sets of rows (see row_sets.py): those that were taken down, and those of the validation's side.
-REMOVED = "_removed"
-SPLITS = "_splits"
 _KEPT = b"kept"  # in a cached table's metadata: the numbers of its rows
 _SHAPE_COLUMNS = ("latent_t", "latent_h", "latent_w")
 

@@ -24,11 +24,14 @@ from pipeline.errors import ConfigError
 from pipeline.job import run_job
 from pipeline.parts import FOOTER_KEY, opened_parquet, table_bytes
 from pipeline.reconstruct import clips_to_frames, decode_row, decode_stream, load_decoder
+from pipeline.removal import remove_videos
+from pipeline.rewriting import rewrite_parts
 from pipeline.shard_log import commit_path
 from pipeline.verify import verify_dataset
 from pipeline.video_file import write_video
 from tests.jobs_for_tests import dataset_rows, job, merge, pack_real_clips, real_clips, store_of
 from tests.media import make_video, pack_tar
+from tests.rows_for_tests import row_groups_of
 from tests.support import ROOT
 from vidtok_model import VideoTokenizer
 
@@ -188,6 +191,36 @@ def test_each_scene_is_a_stream(tmp_path: Path) -> None:
     for number in (1, 2):
         with pytest.raises(ConfigError, match="the segments before it are not all there"):
             dataset.find_stream(rows[number]["id"])
+
+
+def test_a_stream_across_row_groups_is_found_and_others_are_removed(tmp_path: Path) -> None:
+    """Only the row groups are read that hold the stream, before and after the videos beside it were erased."""
+    frames = np.random.default_rng(0).integers(0, 255, (60, 64, 64, 3), dtype=np.uint8)
+    pack_tar(tmp_path / "0.tar", [(f"{key}.mp4", make_video(frames)) for key in "abc"])
+    with row_groups_of(3):
+        config = run(tmp_path / "0.tar", tmp_path / "dataset", merge(STREAM, {"clips": {"fps": None}}))
+    dataset = Dataset.open(store_of(config))
+    (commit,) = dataset.commits()
+    assert [part["row_groups"] for part in commit["parts"]] == [[3, 3, 3, 3]]
+    rows = dataset_rows(config).to_pylist()
+    assert [row["segment_index"] for row in rows] == [0, 1, 2, 3] * 3
+
+    def check_found(key: str) -> None:
+        stream = [row for row in rows if row["source_key"] == key]
+        for place, row in enumerate(stream):
+            found, at = dataset.find_stream(row["id"])
+            assert at == place and found.to_pylist() == stream[: place + 2]
+
+    for key in "abc":
+        check_found(key)
+    remove_videos(dataset, ["a", "c"])
+    for act in (lambda: None, lambda: list(rewrite_parts(dataset, remove=True))):
+        act()
+        check_found("b")
+        for row in rows[:4] + rows[8:]:
+            with pytest.raises(ConfigError, match="no committed row has the id"):
+                dataset.find_stream(row["id"])
+    assert verify_dataset(dataset, deep=True).problems == [] and dataset_rows(config).num_rows == 4
 
 
 def test_a_tail_that_is_dropped_and_a_still(tmp_path: Path) -> None:

@@ -4,13 +4,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.garbage import collect_garbage
 from pipeline.job import run_job
+from pipeline.removal import remove_videos
+from pipeline.rewriting import rewrite_parts
 from pipeline.runs import announced
-from pipeline.shard_log import ShardLog
+from pipeline.shard_log import ShardLog, read_commit
 from pipeline.storage import Store
 from tests.made_dataset import check, config_of, dataset_of, pack_input, parts, source
 
@@ -197,3 +200,30 @@ def test_other_rejects_are_a_conflict(broken_off: Path) -> None:
     (broken_off / f"out/rejects/{shard}.parquet").write_bytes(b"PAR1")
     (failure,) = run_job(config_of(broken_off)).failures
     assert "other rejects than those of the parts' footers" in failure.error
+
+
+def test_who_comes_back_after_a_takedown_changes_nothing(
+    made: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An attempt that had not seen the commit reads parts from which removed rows were erased meanwhile."""
+    dataset = dataset_of(made)
+    remove_videos(dataset, ["a"])
+    assert len(list(rewrite_parts(dataset, remove=True))) == 2
+    before = {path: path.read_bytes() for path in [*parts(made), *(made / "out/_commits").iterdir()]}
+    for shard in dataset.inputs():
+        provenance = {"fingerprint": dataset.description["fingerprint"]}
+        log = ShardLog(dataset.store, shard, schema=pa.schema([]), provenance=provenance, attempt_id="b" * 32)
+        assert log.commit() == read_commit(dataset.store, shard.shard_id)
+    assert {path: path.read_bytes() for path in before} == before
+    assert found(made, remove=True) == [] and check(made, deep=True, source=source(made)).problems == []
+
+
+def test_a_rewrite_keeps_away_from_what_is_not_committed(broken_off: Path) -> None:
+    """Its rows are no rows yet: a key is removed of what is there."""
+    with pytest.raises(ConfigError, match="no committed row"):
+        remove_videos(dataset_of(broken_off), ["a"])
+    before = [path.read_bytes() for path in parts(broken_off)]
+    assert list(rewrite_parts(dataset_of(broken_off), remove=True)) == []
+    assert [path.read_bytes() for path in parts(broken_off)] == before
+    assert not run_job(config_of(broken_off)).failures
+    assert remove_videos(dataset_of(broken_off), ["a"]).videos == 2

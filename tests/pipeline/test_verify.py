@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.job import run_job
+from pipeline.parts import groups_bytes, opened_parquet
+from pipeline.removal import remove_videos
+from pipeline.rewriting import rewrite_parts, rewritten_bytes
 from pipeline.verify import Verdict
-from tests.made_dataset import check, config_of, pack_input, parts, source
+from tests.made_dataset import check, config_of, dataset_of, pack_input, parts, source
 from tests.media import gradient_frames, make_video, pack_tar
 
 
@@ -280,3 +283,135 @@ def test_a_video_that_the_dataset_does_not_know_is_seen(copy: Path) -> None:
         "0.tar: 'c' has neither rows nor a reject",
         "0.tar: 'b' is not in the source, or has rows or rejects too often",
     ]
+
+
+def removed_copy(folder: Path, *keys: str, erased: bool = True) -> Path:
+    """The dataset without some videos of its first shard, and the first part, which had rows of them."""
+    remove_videos(dataset_of(folder), keys, source_shard="0.tar")
+    if erased:
+        assert len(list(rewrite_parts(dataset_of(folder), remove=True))) == len(keys)
+    return parts(folder)[0]
+
+
+@pytest.mark.parametrize("erased", [False, True])
+def test_a_removed_video_is_accounted_for(copy: Path, erased: bool) -> None:
+    removed_copy(copy, "a", erased=erased)
+    verdict = check(copy, deep=True, source=source(copy))
+    assert verdict == Verdict(problems=[], shards=2, rows=8, uncommitted=0, removed=2)
+    removed_copy(copy, "b", erased=erased)
+    assert check(copy, deep=True, source=source(copy)).problems == [], "all of the shard"
+
+
+def test_a_key_that_another_video_has_too_is_counted_by_videos(tmp_path: Path) -> None:
+    data = make_video(gradient_frames(20))
+    pack_tar(tmp_path / "in/0.tar", [("a.mp4", data), ("b.mp4", data), ("a.mp4", b"no video")])
+    run_job(config_of(tmp_path))
+    removed_copy(tmp_path, "a")
+    assert check(tmp_path, deep=True, source=source(tmp_path)).problems == []
+
+
+def edit_rewritten(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    with opened_parquet(path.read_bytes()) as file:
+        groups = [file.read_row_group(group, use_threads=False) for group in range(file.num_row_groups)]
+        footer = json.loads(file.metadata.metadata[b"vidtok"])
+        schema = file.schema_arrow.remove_metadata()
+    change(footer)
+    tables = [group.replace_schema_metadata(None) for group in groups]
+    path.write_bytes(groups_bytes(tables, schema, footer))
+
+
+def drop_rows(path: Path) -> None:
+    """A row more, of which the footer does not tell."""
+    footer = json.loads(pq.read_metadata(path).metadata[b"vidtok"])
+    table = pq.read_table(path).replace_schema_metadata(None)
+    path.write_bytes(groups_bytes([table.slice(1)], table.schema, footer))
+
+
+def drop_and_say_so(path: Path) -> None:
+    path.write_bytes(rewritten_bytes(path.read_bytes(), {0: [1]}))
+
+
+def damaged_pages(path: Path) -> Iterator[bytes]:
+    """With one bit of the tokens or latents changed, of which most give other ones, as good as those before."""
+    with pq.ParquetFile(path) as file:
+        columns = file.metadata.row_group(0)
+        chunk = columns.column(columns.num_columns - 1)
+    end = chunk.data_page_offset + chunk.total_compressed_size
+    for place in range(end - 40, end):
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        yield bytes(data)
+
+
+# Of the second part of the first shard, which holds b: its two rows are there, and nobody removed them.
+LOSSES: list[tuple[Callable[[Path], object], str]] = [
+    (drop_and_say_so, r"p001\.parquet: row group 0: rows \[1\] are gone, and nobody removed them"),
+    (drop_rows, r"-p001\.parquet: bytes .*: found \d+, expected"),
+    (lambda path: path.write_bytes(rewritten_bytes(path.read_bytes(), {})), "found no removed row, expected some"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), LOSSES)
+def test_a_part_that_lost_rows_that_nobody_removed_is_told(
+    copy: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    removed_copy(copy, "a")
+    damage(parts(copy)[1])
+    problems = check(copy, deep=True).problems
+    assert any(re.search(message, problem) for problem in problems) and REMEDY in problems[-1]
+
+
+# Of the first part, of which a's rows were removed: of two row groups of one row each, where b's would be.
+TAMPERED: list[tuple[Callable[[Path], object], str]] = [
+    (lambda path: edit_rewritten(path, lambda said: said["rewritten"].update(row_groups=[3])), r"anew: found \[3\]"),
+    (lambda path: edit_rewritten(path, lambda said: said["rewritten"].update(removed={"0": [0]})), "row groups: found"),
+    (lambda path: edit_rewritten(path, lambda said: said["rewritten"].update(removed=[])), "cannot be checked"),
+    (lambda path: edit_rewritten(path, lambda said: said.pop("rewritten")), r"p000\.parquet: bytes .*: found"),
+    (lambda path: edit_rewritten(path, lambda said: said.update(videos=7)), "videos: found 1, expected 7"),
+    (lambda path: edit_rewritten(path, lambda said: said.update(fingerprint="x")), "fingerprint: found x"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), TAMPERED)
+def test_a_part_that_was_written_anew_is_checked(copy: Path, damage: Callable[[Path], object], message: str) -> None:
+    path = removed_copy(copy, "a")
+    assert check(copy, deep=True).problems == []
+    damage(path)
+    problems = check(copy, deep=True).problems
+    assert any(re.search(message, problem) for problem in problems), problems
+
+
+def test_a_removal_that_is_lost_or_damaged_is_told(copy: Path) -> None:
+    removed_copy(copy, "a")
+    (file,) = (copy / "out/_removed").iterdir()
+    data = file.read_bytes()
+    file.write_bytes(data[:-9])
+    told, lost, *_ = check(copy).problems
+    assert "_removed/00000001.parquet: is not a list of rows of ours" in told
+    assert "rows [0, 1] are gone, and nobody removed them" in lost
+    file.unlink()
+    problems = check(copy, source=source(copy)).problems
+    assert any("rows [0, 1] are gone, and nobody removed them" in problem for problem in problems)
+    assert "0.tar: 'a' has neither rows nor a reject" in problems
+
+
+def test_what_is_left_of_a_part_is_checked_row_by_row(tmp_path: Path) -> None:
+    """Two videos of a part, of which one was removed: the other's page has a wrong bit, or a code too large."""
+    pack_input(tmp_path)
+    run_job(config_of(tmp_path, rows={"part_bytes": 10_000_000}))
+    path = removed_copy(tmp_path, "a")
+    assert check(tmp_path, deep=True, source=source(tmp_path)).problems == []
+    whole = path.read_bytes()
+    for damaged in list(damaged_pages(path)):
+        path.write_bytes(damaged)
+        assert any("cannot be read: " in problem for problem in check(tmp_path).problems)
+    path.write_bytes(whole)
+    table = pq.read_table(path).replace_schema_metadata(None)
+    footer = json.loads(pq.read_metadata(path).metadata[b"vidtok"])
+    assert table.column("source_key").to_pylist() == ["b", "b"]
+    table = with_column("tokens", lambda rows: [[40_000] * len(tokens) for tokens in rows["tokens"].to_pylist()])(table)
+    path.write_bytes(groups_bytes([table], table.schema, footer))
+    assert any("tokens from 40000 to 40000, expected 0 to 32767" in problem for problem in check(tmp_path).problems)
+    path.write_bytes(whole)
+    removed_copy(tmp_path, "b", erased=False)
+    assert check(tmp_path, deep=True, source=source(tmp_path)).problems == [], "removed, and still there: counted once"
