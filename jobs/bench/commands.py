@@ -174,6 +174,38 @@ def bench_write(
     _out.print(table)
 
 
+@bench.command("read")
+def bench_read(
+    rows: Annotated[int, typer.Option(help="Clips of 5x32x32 tokens.")] = 9216,
+    runs: Annotated[int, typer.Option(help="Epochs of each loader.")] = 5,
+    workers: Annotated[int, typer.Option(help="Of the DataLoader; 0: the process itself.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Rows of a batch.")] = 16,
+    latents: Annotated[bool, typer.Option("--latents", help="Latents of 4 channels in place of tokens.")] = False,
+    peers: Annotated[
+        str | None,
+        typer.Option(help="The Python that has the other loaders, such as .venv/peers/bin/python."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """TokenDataset beside other loaders: the same tokens, window of shuffling, workers and batches, in turns."""
+    from jobs.bench.read import bench_read
+
+    kind = "latents" if latents else "tokens"
+    results = bench_read(rows=rows, runs=runs, workers=workers, batch_size=batch_size, kind=kind, python=peers)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+        return
+    unit = "MB/s" if latents else "M tokens/s"
+    table = Table("loader", unit, "lowest", "highest", "a core", "cached TokenDataset / it")
+    for result in results:
+        if result.missing:
+            table.add_row(result.loader, result.missing)
+            continue
+        rates = (result.per_second, result.lowest, result.highest, result.per_core_second)
+        table.add_row(result.loader, *(f"{rate / 1e6:,.0f}" for rate in rates), f"{result.ratio:.2f}")
+    _out.print(table)
+
+
 @bench.command("schedule")
 def bench_schedule(
     shards: Annotated[int, typer.Option(min=100, help="Shards to do.")] = 100_000,

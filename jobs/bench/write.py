@@ -4,6 +4,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,9 @@ from pipeline.rows import build_rows, row_schema
 from pipeline.shard_log import ShardLog
 from pipeline.storage import open_store
 
-__all__ = ["WriteRate", "bench_write"]
+__all__ = ["GRID", "WriteRate", "batches_of", "bench_write"]
 
-_GRID = (5, 32, 32)  # of a clip of 17x256x256, compressed 4x8x8
+GRID = (5, 32, 32)  # of a clip of 17x256x256, compressed 4x8x8
 _CODEBOOK = 32768
 _CLIPS_OF_A_VIDEO = 10
 
@@ -44,13 +45,13 @@ class WriteRate:
 def bench_write(*, runs: int, part_mib: int = 64) -> WriteRate:
     """Writes parts of random tokens, which no compression makes smaller than their 15 bits."""
     draw = np.random.default_rng(0)
-    count = part_mib * 2**20 // (4 * int(np.prod(_GRID)))
-    tokens = draw.integers(0, _CODEBOOK, (count, *_GRID), np.int32)
+    count = part_mib * 2**20 // (4 * int(np.prod(GRID)))
+    tokens = draw.integers(0, _CODEBOOK, (count, *GRID), np.int32)
     rates, ratios, sizes = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(folder)
         for run in range(-1, runs):
-            batches = [(batch, [EncodedClip(tokens_THW=one) for one in found]) for batch, found in _batches(tokens)]
+            batches = [(batch, [EncodedClip(tokens_THW=one) for one in found]) for batch, found in batches_of(tokens)]
             shard = Shard(shard_id=f"bench-{run + 1}", path="bench.tar", size_bytes=0, etag=None)
             schema = row_schema(is_discrete=True, logvar=False)
             log = ShardLog(store, shard, schema=schema, provenance={"fingerprint": ""}, attempt_id=f"{run + 1:032x}")
@@ -77,15 +78,20 @@ def bench_write(*, runs: int, part_mib: int = 64) -> WriteRate:
     )
 
 
-def _batches(tokens: npt.NDArray[np.int32]) -> list[tuple[Batch, npt.NDArray[np.int32]]]:
-    """A batch a video; the last one closes the part."""
+def batches_of(values: npt.NDArray[Any], *, first: int = 0) -> list[tuple[Batch, npt.NDArray[Any]]]:
+    """A batch a video, with what was encoded of its clips; the last one closes the part.
+
+    Args:
+        values: tokens or latents of the part's clips, in order.
+        first: how many clips came in parts before.
+    """
     frames = np.broadcast_to(np.uint8(0), (17, 256, 256, 3))
     source = SourceInfo(width=1280, height=720, fps=30.0, codec="h264")
     batches = []
-    for first in range(0, len(tokens), _CLIPS_OF_A_VIDEO):
-        found = tokens[first : first + _CLIPS_OF_A_VIDEO]
+    for begin in range(0, len(values), _CLIPS_OF_A_VIDEO):
+        found = values[begin : begin + _CLIPS_OF_A_VIDEO]
         ref = VideoRef(
-            shard_id="bench", source_shard="bench.tar", key=f"video-{first:08d}", occurrence=0, size_bytes=10**6,
+            shard_id="bench", source_shard="bench.tar", key=f"video-{first + begin:08d}", occurrence=0, size_bytes=10**6,
             text={"txt": "A caption of a usual length, as one finds them beside the videos of a corpus."},
         )  # fmt: skip
         made = [
@@ -95,7 +101,7 @@ def _batches(tokens: npt.NDArray[np.int32]) -> list[tuple[Batch, npt.NDArray[np.
             )
             for index in range(len(found))
         ]  # fmt: skip
-        end = VideoEnd(ref=ref, reject=None, end=Position(sample=first, offset=first))
-        batches.append((Batch(clips=made, ends=[end]), found))
+        end = Position(sample=first + begin + 1, offset=first + begin + 1)
+        batches.append((Batch(clips=made, ends=[VideoEnd(ref=ref, reject=None, end=end)]), found))
     batches[-1][0].closes_part = True
     return batches
