@@ -51,6 +51,17 @@ def write_litdata(tokens: Any, folder: Path, window: int) -> None:
     writer.merge()
 
 
+def write_token_blocks(tokens: Any, folder: Path, window: int) -> None:
+    """LitData's form for tokens alone: one long array, of which each row is a block."""
+    loader = importlib.import_module("litdata.streaming.item_loader").TokensLoader()
+    writer = importlib.import_module("litdata.streaming.writer").BinaryWriter
+    writer = writer(str(folder), chunk_size=window, item_loader=loader)
+    for number, row in enumerate(tokens):
+        writer[number] = torch.from_numpy(np.array(row)).flatten()
+    writer.done()
+    writer.merge()
+
+
 def write_webdataset(tokens: Any, folder: Path, window: int) -> None:
     """WebDataset: tars of npy members."""
     webdataset = importlib.import_module("webdataset")
@@ -92,6 +103,15 @@ def litdata_batches(task: dict[str, Any]) -> Any:
     litdata = importlib.import_module("litdata")
     dataset = litdata.StreamingDataset(task["folder"], shuffle=True)
     return litdata.StreamingDataLoader(dataset, batch_size=task["batch_size"], num_workers=task["workers"])
+
+
+def token_block_batches(task: dict[str, Any]) -> Any:
+    """LitData's TokensLoader, which knows of tokens alone: no ids."""
+    litdata = importlib.import_module("litdata")
+    loader = importlib.import_module("litdata.streaming.item_loader").TokensLoader(block_size=int(np.prod(SHAPE)))
+    dataset = litdata.StreamingDataset(task["folder"], item_loader=loader, shuffle=True)
+    for batch in litdata.StreamingDataLoader(dataset, batch_size=task["batch_size"], num_workers=task["workers"]):
+        yield {"tokens": batch.view(-1, *SHAPE)}
 
 
 def webdataset_batches(task: dict[str, Any]) -> Any:
@@ -157,6 +177,7 @@ def pyarrow_batches(task: dict[str, Any]) -> Any:
 WRITERS = {
     "streaming": write_streaming,
     "litdata": write_litdata,
+    "litdata, no ids": write_token_blocks,
     "webdataset": write_webdataset,
     "datasets": write_nothing,
     "pyarrow": write_nothing,
@@ -164,6 +185,7 @@ WRITERS = {
 READERS = {
     "streaming": streaming_batches,
     "litdata": litdata_batches,
+    "litdata, no ids": token_block_batches,
     "webdataset": webdataset_batches,
     "datasets": datasets_batches,
     "pyarrow": pyarrow_batches,
@@ -174,22 +196,29 @@ def measured(batches: Any) -> dict[str, Any]:
     """An epoch, timed from its first batch on: workers' start is no loader's speed.
 
     Returns:
-        rows; timed_rows, seconds and cpu_seconds of those after the first batch; and the sum of the rows' ids, which
-        says whether each row came once.
+        rows; timed_rows, seconds and cpu_seconds of those after the first batch; and the sum of the rows' first values,
+        which says whether each row came once.
     """
     began = cpu = 0.0
-    rows = total = timed = 0
+    rows = timed = 0
+    firsts = []
     for batch in batches:
-        ids = batch["id"]
-        rows += len(ids)
-        total += sum(int(one, 16) for one in ids)
-        assert len(batch["tokens"]) == len(ids)
+        values = batch["tokens"]
+        rows += len(values)
+        firsts.append(values[:, 0, 0, 0].double() if values.dim() == 4 else values[:, 0, 0, 0, 0].double())
+        assert len(batch.get("id", values)) == len(values)
         if not began:
             began, cpu = time.monotonic(), _cpu_seconds()
         else:
-            timed += len(ids)
+            timed += len(values)
     seconds = time.monotonic() - began
-    return {"rows": rows, "timed_rows": timed, "sum": total, "seconds": seconds, "cpu_seconds": _cpu_seconds() - cpu}
+    return {
+        "rows": rows,
+        "timed_rows": timed,
+        "sum": float(torch.cat(firsts).sort().values.sum()),
+        "seconds": seconds,
+        "cpu_seconds": _cpu_seconds() - cpu,
+    }
 
 
 def _cpu_seconds() -> float:

@@ -91,8 +91,8 @@ def batches_of(values: npt.NDArray[Any], *, first: int = 0) -> list[tuple[Batch,
     for begin in range(0, len(values), _CLIPS_OF_A_VIDEO):
         found = values[begin : begin + _CLIPS_OF_A_VIDEO]
         ref = VideoRef(
-            shard_id="bench", source_shard="bench.tar", key=f"video-{first + begin:08d}", occurrence=0, size_bytes=10**6,
-            text={"txt": "A caption of a usual length, as one finds them beside the videos of a corpus."},
+            shard_id="bench", source_shard="bench.tar", key=f"video-{first + begin:08d}", occurrence=0,
+            size_bytes=10**6, text={"txt": "A caption of a usual length, as one finds them beside videos."},
         )  # fmt: skip
         made = [
             Clip(
