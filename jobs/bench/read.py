@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from jobs.bench import peers
 from jobs.bench.write import GRID, batches_of
 from pipeline.dataset import Dataset, fingerprint
 from pipeline.errors import ConfigError
+from pipeline.reading.loader import TokenLoader
 from pipeline.reading.token_dataset import TokenDataset
 from pipeline.records import EncodedClip, Shard
 from pipeline.rows import build_rows, row_schema
@@ -103,7 +103,7 @@ def _tasks(folder: Path, rows: int, workers: int, batch_size: int, kind: str) ->
         "group_rows": group_rows,
         "tokens": str(folder / "values.npy"),
         "parquet": str(folder / "ours/data"),
-        "sum": float(np.sort(firsts.astype(np.float64)).sum()),
+        "sum": float(firsts.astype(np.float64).sum()),
     }
     ours = {name: {**common, "loader": name, "folder": str(folder / "ours")} for name in _OURS}
     for name, task in ours.items():
@@ -182,8 +182,7 @@ def _rate(name: str, found: dict[str, list[dict[str, Any]]], unit: int, missing:
 def _our_batches(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
     # Two row groups at a time, which is the others' window.
     dataset = TokenDataset(task["folder"], batch_size=task["batch_size"], lanes=2, cache_dir=task["cache"])
-    loader: Any = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=task["workers"])
-    for batch in loader:
+    for batch in TokenLoader(dataset, num_workers=task["workers"]):
         yield batch if "tokens" in batch else {**batch, "tokens": batch["latents"]}
 
 

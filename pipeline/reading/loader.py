@@ -46,6 +46,8 @@ class TokenLoader:
             options: of torch.utils.data.DataLoader: pin_memory, prefetch_factor ...
         """
         self._dataset: _Resumable = dataset
+        # PyTorch's own looks through every list of strings for numbers to make tensors of.
+        options = {"collate_fn": _as_it_is, **options}
         self._loader: DataLoader[Item] = DataLoader(dataset, batch_size=None, num_workers=num_workers, **options)
         self._consumed = self._dataset.consumed
         self._carries: dict[int, Any] = {}  # of a TokenStream: where its lanes stand
@@ -91,3 +93,7 @@ class TokenLoader:
         self._consumed = self._dataset.consumed
         states = [state] if isinstance(state, Mapping) else state
         self._carries = {lane: carry for one in states for lane, carry in one.get("carries", {}).items()}
+
+
+def _as_it_is(item: Item) -> Item:
+    return item

@@ -1,0 +1,83 @@
+"""The two examples learn what the demonstration tokenized, and make videos of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+from jobs.demo import CLIPS, pack_clips
+from tests.support import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make demo` leaves, its dataset made in one process."""
+    import yaml
+
+    from pipeline.job import run_job
+    from pipeline.job_file import load_job
+
+    folder = tmp_path_factory.mktemp("demo")
+    pack_clips(folder / "shards")
+    assert len(list(CLIPS.glob("*.mp*"))) == 2
+    job = {
+        "input": {"shards": f"{folder}/shards/{{000..001}}.tar"},
+        "output": f"{folder}/dataset",
+        "model": {"name": "vidtok_tiny_fsq_causal_488_1073741824"},
+        "clips": {"fps": 8, "size": 128},
+        "executor": {"kind": "ray", "num_workers": 2},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    run_job(load_job(folder / "job.yaml", ["executor.kind=inline"]))
+    return folder
+
+
+def frames_of(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_gpt(demonstration: Path) -> None:
+    from jobs.examples.clips import write_clip
+    from jobs.examples.gpt import train
+
+    result = train(demonstration / "dataset", steps=400)
+    first, last = (sum(some) / 20 for some in (result.losses[:20], result.losses[-20:]))
+    assert last < 0.5 * first and last < 1.0, (first, last)
+    assert result.tokens_THW.shape == result.original_THW.shape
+    assert torch.equal(result.tokens_THW[0], result.original_THW[0]), "it begins with what it was given"
+    same = (result.tokens_THW[1:] == result.original_THW[1:]).float().mean()
+    by_chance = 1 / 2**30
+    assert same > 100 * by_chance
+    assert write_clip(demonstration / "dataset", result.tokens_THW, demonstration / "gpt.mp4") == 17
+    assert frames_of(demonstration / "gpt.mp4") == 17
+
+
+def test_diffusion(demonstration: Path) -> None:
+    from jobs.examples.clips import write_clip
+    from jobs.examples.diffusion import tokenize, train
+
+    dataset = tokenize(demonstration)
+    result = train(dataset, steps=800)
+    first, last = (sum(some) / 20 for some in (result.losses[:20], result.losses[-20:]))
+    assert last < 0.5 * first, (first, last)
+    error, spread = (
+        (one - result.original_CTHW).square().mean() for one in (result.latents_CTHW, result.latents_CTHW.mean())
+    )
+    assert error < spread, "closer to the clip whose first frame it was given than a constant"
+    assert write_clip(dataset, result.latents_CTHW, demonstration / "diffusion.mp4") == 17
+    assert frames_of(demonstration / "diffusion.mp4") == 17
+
+
+@pytest.mark.parametrize("example", ["gpt", "diffusion"])
+def test_the_programs(demonstration: Path, example: str) -> None:
+    command = [sys.executable, "-m", f"jobs.examples.{example}", str(demonstration), "--steps", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ), check=True)
+    assert f"17 frames in {demonstration / example}.mp4" in done.stdout
+    assert frames_of(demonstration / f"{example}.mp4") == 17
