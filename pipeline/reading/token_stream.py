@@ -38,6 +38,7 @@ class TokenStream(IterableDataset[Item]):
         loss_mask   bool (B, context)       whether an id is to be predicted: not the text unless told, no `bos`
         cu_seqlens  int32 (pieces + 1)      where pieces of one row each begin and end, over all B * context ids
         id          lists of the rows' ids
+        carry       where the item's lane stands after it, which TokenLoader takes out and keeps for its state
 
     It has no end, unless `epochs` says so: rows of the next epoch follow those of the last. All ranks have equally many
     items; towards the end of the last epoch some may be nothing but padding.
