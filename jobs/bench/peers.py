@@ -66,9 +66,10 @@ def write_webdataset(tokens: Any, folder: Path, window: int) -> None:
     """WebDataset: tars of npy members."""
     webdataset = importlib.import_module("webdataset")
     folder.mkdir(parents=True)
-    for shard, first in enumerate(range(0, len(tokens), window)):
+    of_a_tar = max(1, min(window, len(tokens) // 4))  # some for each worker
+    for shard, first in enumerate(range(0, len(tokens), of_a_tar)):
         with webdataset.TarWriter(str(folder / f"{shard:05d}.tar")) as tar:
-            for number in range(first, min(first + window, len(tokens))):
+            for number in range(first, min(first + of_a_tar, len(tokens))):
                 tar.write({"__key__": row_id(number), "tokens.npy": np.array(tokens[number])})
 
 
