@@ -75,7 +75,8 @@ class VelocityModel(nn.Module):
         return self._pixels(self.write(x_BND), noisy_BCTHW.shape[1])
 
     def _patches(self, x_BCTHW: Tensor) -> Tensor:
-        split = x_BCTHW.unflatten(3, (-1, _PATCH)).unflatten(5, (-1, _PATCH))  # B, C, T, h, p, w, q
+        frames, rows, columns = self.grid
+        split = x_BCTHW.reshape(*x_BCTHW.shape[:2], frames, rows, _PATCH, columns, _PATCH)
         return split.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
 
     def _pixels(self, x_BNX: Tensor, channels: int) -> Tensor:

@@ -12,6 +12,7 @@ Legend of shapes: B clips, N tokens of a clip, K digits of a token, D features.
 import argparse
 import itertools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,14 +47,15 @@ class Result:
 class TokenGPT(nn.Module):
     """Predicts a clip's tokens one after the other, each digit by digit."""
 
-    def __init__(self, *, num_ids: int, num_tokens: int, num_digits: int) -> None:
+    def __init__(self, *, levels: Sequence[int], num_tokens: int) -> None:
         super().__init__()
-        self.digits = nn.Embedding(num_ids, _WIDTH)
+        self.begins = [0, *itertools.accumulate(levels)]  # the first id of each digit
+        self.digits = nn.Embedding(sum(levels), _WIDTH)
         self.places = nn.Parameter(torch.randn(num_tokens, _WIDTH) * 0.02)
         self.begin = nn.Parameter(torch.randn(_WIDTH) * 0.02)
         self.transformer = Transformer(width=_WIDTH, layers=_LAYERS, heads=_HEADS, is_causal=True)
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(_WIDTH, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, num_ids)) for _ in range(num_digits)
+            nn.Sequential(nn.Linear(_WIDTH, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, level)) for level in levels
         )
         nn.init.normal_(self.digits.weight, std=0.02)
 
@@ -64,8 +66,10 @@ class TokenGPT(nn.Module):
         state_BND = self.transformer(before_BND + self.places)
         known_BNKD = embedded_BNKD.cumsum(dim=2) - embedded_BNKD  # the digits before each
         losses = [
-            F.cross_entropy(head(state_BND + known_BNKD[:, :, digit]).flatten(0, 1), ids_BNK[:, :, digit].flatten())
-            for digit, head in enumerate(self.heads)
+            F.cross_entropy(
+                head(state_BND + known_BNKD[:, :, digit]).flatten(0, 1), ids_BNK[:, :, digit].flatten() - begin
+            )
+            for digit, (head, begin) in enumerate(zip(self.heads, self.begins, strict=False))
         ]
         return torch.stack(losses).mean()
 
@@ -79,8 +83,8 @@ class TokenGPT(nn.Module):
         while True:
             known_D = torch.zeros(_WIDTH)
             token = []
-            for head in self.heads:
-                token.append(head(state_D + known_D).argmax())
+            for head, begin in zip(self.heads, self.begins, strict=False):
+                token.append(head(state_D + known_D).argmax() + begin)
                 known_D = known_D + self.digits(token[-1])
             found.append(torch.stack(token))
             if len(found) == len(self.places):
@@ -99,12 +103,12 @@ def train(dataset: Path, *, steps: int, seed: int = 0) -> Result:
     )
     vocabulary = stream.vocabulary
     num_digits = vocabulary.ids_per_token
-    model = TokenGPT(num_ids=vocabulary.num_video_ids, num_tokens=clip.numel(), num_digits=num_digits)
+    model = TokenGPT(levels=vocabulary.levels, num_tokens=clip.numel())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps, pct_start=0.1)
     losses = []
     for step, batch in enumerate(itertools.islice(TokenLoader(stream), steps)):
-        loss = model.loss(batch["tokens"][:, 1:-1].unflatten(1, (-1, num_digits)))
+        loss = model.loss(batch["tokens"][:, 1:-1].reshape(1, -1, num_digits))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -114,7 +118,7 @@ def train(dataset: Path, *, steps: int, seed: int = 0) -> Result:
         if step % 25 == 0 or step == steps - 1:
             sys.stdout.write(f"step {step}: {losses[-1]:.3f} nats a digit\n")
     ids, _ = vocabulary.encode(clip)
-    given = ids[1:-1].unflatten(0, (-1, num_digits))[: clip[0].numel()]
+    given = ids[1:-1].reshape(-1, num_digits)[: clip[0].numel()]
     made = vocabulary.decode(model.generate(given).flatten(), clip.shape)
     return Result(losses, made, clip)
 

@@ -34,6 +34,7 @@ def test_latents_are_read_by_ours_alone() -> None:
 
 def test_a_loader_that_loses_a_row_is_no_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     program = read._program
+    monkeypatch.setattr(read.peers, "READERS", {"pyarrow": read.peers.pyarrow_batches})
 
     def losing(name: str, task: dict[str, Any], python: str | None) -> str:
         answer = program(name, task, python)
