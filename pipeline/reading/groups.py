@@ -132,11 +132,12 @@ class Groups:
         self._read = read
         self._most = most
         self._found: OrderedDict[int, Future[RowGroup]] = OrderedDict()
+        self._corrupt: dict[int, str] = {}  # what was said; an exception that is raised again and again grows
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="row-groups")
 
     def request(self, group: int) -> bool:
         """Begins to read a group; whether that was needed."""
-        if group in self._found:
+        if group in self._found or group in self._corrupt:
             return False
         self._found[group] = self._threads.submit(lambda: RowGroup(self._read(group)))
         while len(self._found) > self._most:
@@ -150,14 +151,16 @@ class Groups:
             CorruptPart: it cannot be read.
             StorageError: the store failed.
         """
+        if group in self._corrupt:
+            raise CorruptPart(self._corrupt[group])
         self.request(group)
         self._found.move_to_end(group)
         try:
             return self._found[group].result()
-        except CorruptPart:
-            raise
-        except BaseException:
-            del self._found[group]  # the next one to ask tries again
+        except BaseException as error:
+            del self._found[group]  # the next one to ask tries again, but where that is in vain
+            if isinstance(error, CorruptPart):
+                self._corrupt[group] = str(error)
             raise
 
     def close(self) -> None:

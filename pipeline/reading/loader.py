@@ -48,7 +48,8 @@ class TokenLoader:
         self._dataset: _Resumable = dataset
         # PyTorch's own looks through every list of strings for numbers to make tensors of.
         options = {"collate_fn": _as_it_is, **options}
-        self._loader: DataLoader[Item] = DataLoader(dataset, batch_size=None, num_workers=num_workers, **options)
+        self._options = {"dataset": dataset, "batch_size": None, "num_workers": num_workers, **options}
+        self._loader: DataLoader[Item] = DataLoader(**self._options)
         self._consumed = self._dataset.consumed
         self._carries: dict[int, Any] = {}  # of a TokenStream: where its lanes stand
 
@@ -72,8 +73,15 @@ class TokenLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the beginning of another epoch; in the same one nothing changes."""
+        began_within = self._dataset.consumed > 0
         self._dataset.set_epoch(epoch)
         self._consumed = self._dataset.consumed
+        if began_within and not self._consumed:
+            self._renew()
+
+    def _renew(self) -> None:
+        """Lets workers that live on go (`persistent_workers`): they know only where they began."""
+        self._loader = DataLoader(**self._options)
 
     def state_dict(self) -> dict[str, Any]:
         """Where all ranks stand when each took as many items as this one did."""
@@ -92,7 +100,8 @@ class TokenLoader:
         self._dataset.load_state_dict(state)
         self._consumed = self._dataset.consumed
         states = [state] if isinstance(state, Mapping) else state
-        self._carries = {lane: carry for one in states for lane, carry in one.get("carries", {}).items()}
+        self._renew()
+        self._carries = {int(lane): carry for one in states for lane, carry in one.get("carries", {}).items()}
 
 
 def _as_it_is(item: Item) -> Item:

@@ -30,7 +30,7 @@ def hashed(*values: int) -> int:
     """64 bits of some integers: SplitMix64 (Steele, Lea, Flood 2014), one step for each."""
     state = 0
     for value in values:
-        state = _finalised(np.array([(state ^ (value & _MASK)) & _MASK], np.uint64)).item()
+        state = _finalised(np.array([(state ^ (int(value) & _MASK)) & _MASK], np.uint64)).item()
     return state
 
 
@@ -167,9 +167,19 @@ class EpochOrder:
         begin, end = (self._lane_begin(section, number) for number in (lane, lane + 1))
         return Unit(section, begin, end - begin)
 
+    @property
+    def num_sections(self) -> int:
+        """How many sections there are."""
+        return len(self._groups)
+
     def num_rows(self, section: int) -> int:
         """How many rows a section has."""
         return int(self._rows[section])
+
+    def rows_left_in_group(self, section: int, position: int) -> int:
+        """How many rows of a section's sequence there are from one on to the end of its row group."""
+        begins = self._begins[section]
+        return int(begins[np.searchsorted(begins, position, side="right")]) - position
 
     def spans(self, unit: Unit) -> list[Span]:
         """The rows of a unit by row group, in order."""

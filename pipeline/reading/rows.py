@@ -44,6 +44,7 @@ class RowReader:
         self._is_batched = is_batched
         self._on_corrupt = on_corrupt
         self._process = os.getpid()
+        self._told: set[int] = set()  # row groups that cannot be read, of which a warning was given
         self._groups = Groups(source.read, most=most_groups)
 
     @property
@@ -96,7 +97,9 @@ class RowReader:
             except CorruptPart as error:
                 if self._on_corrupt == "raise":
                     raise
-                log.warning("%s; other rows stand in for its rows", error)
+                if span.group not in self._told:
+                    self._told.add(span.group)
+                    log.warning("%s; other rows stand in for its rows", error)
                 continue
             places = self._order_of(order, unit.section, span.group, group)[span.first : span.first + span.count]
             places = places[places >= 0]
@@ -118,15 +121,18 @@ class RowReader:
 
     def _filled(self, order: EpochOrder, unit: Unit, pieces: Pieces) -> Pieces:
         """As many rows as the unit has: its own again, or where it has none, those that come next."""
-        total = order.num_rows(unit.section)
-        first = unit.first
-        for _ in range(0, total, unit.count):
-            if pieces:
-                break
-            first = (first + unit.count) % total
-            pieces, _ = self._pieces(order, Unit(unit.section, first, min(unit.count, total - first)))
+        # Of another shape only where no row of this one can be read.
+        sections = [unit.section, *(number for number in range(order.num_sections) if number != unit.section)]
+        for section in sections:
+            total, gone = order.num_rows(section), 0
+            first = unit.first if section == unit.section else 0
+            while not pieces and gone < total:
+                pieces, _ = self._pieces(order, Unit(section, first, min(unit.count, total - first)))
+                # On behind the row group that gave nothing, of which a unit may be a small part.
+                left = order.rows_left_in_group(section, first)
+                first, gone = (first + left) % total, gone + left
         if not pieces:
-            raise CorruptPart(f"{self._source.dataset.store.root}: no row group can be read")
+            raise CorruptPart(f"{self._source.dataset.store.root}: no row group can be read, or all were removed")
         whole, left = [], unit.count
         for group, places in itertools.cycle(pieces):
             whole.append((group, places[:left]))

@@ -86,7 +86,8 @@ class Source:
         if lacking := [place for place in index.places() if place not in validation]:
             raise ConfigError(
                 f"split {self.split}: {len(lacking)} row groups of snapshot {index.snapshot} are on neither side, "
-                f"such as {lacking[0][0]}: `vidtok split {self._root}` divides what came since, or all"
+                f"such as {lacking[0][0]}: `vidtok split {self._root}` divides what came since, or all; "
+                f"`snapshot=` reads an earlier one"
             )
         if self.split == "train":
             return index.without(validation).without(removed)

@@ -103,7 +103,7 @@ class TokenDataset(IterableDataset[Item]):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} {value}: expected 1 or more")
         self.rank, self.world_size = rank, world_size
-        self.seed, self.batch_size, self.shuffle, self.lanes = seed, batch_size, shuffle, lanes
+        self.seed, self.batch_size, self.shuffle, self.lanes = int(seed), batch_size, shuffle, lanes
         self.drop_last, self.split = drop_last, split
         self._read_ahead = read_ahead
         self._source = Source(

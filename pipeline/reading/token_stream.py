@@ -21,7 +21,21 @@ __all__ = ["TokenStream"]
 
 Item = dict[str, Any]
 
-_SAME_ON_RESUME = ("context", "packing", "batch_size", "lanes", "shuffle", "split", "epochs")
+_SAME_ON_RESUME = (
+    "context",
+    "packing",
+    "batch_size",
+    "lanes",
+    "shuffle",
+    "split",
+    "epochs",
+    "offset",
+    "order",
+    "digits",
+    "frame_ends",
+    "has_text",
+    "text_place",
+)
 
 
 class TokenStream(IterableDataset[Item]):
@@ -110,9 +124,11 @@ class TokenStream(IterableDataset[Item]):
             raise ConfigError(f"rank {rank} of world_size {world_size}: expected 0 <= rank < world_size")
         if packing not in ("across", "within"):
             raise ConfigError(f"packing {packing!r}: expected across or within")
-        self.rank, self.world_size, self.seed, self.epochs = rank, world_size, seed, epochs
+        self.rank, self.world_size, self.seed, self.epochs = rank, world_size, int(seed), epochs
         self.context, self.packing, self.batch_size = context, packing, batch_size
         self.shuffle, self.split = shuffle, split
+        self.offset, self.order, self.digits, self.frame_ends = offset, order, digits, frame_ends
+        self.has_text, self.text_place = text is not None, text_place
         self._source = Source(
             str(root),
             columns=("id",) if text is None else ("id", "caption"),
@@ -128,9 +144,9 @@ class TokenStream(IterableDataset[Item]):
             levels=self._source.model.fsq_levels, offset=offset, order=order, digits=digits, frame_ends=frame_ends
         )
         self._writer = RowWriter(self.vocabulary, text, text_place, text_is_learned)
-        if not (rows := int(self._source.index.sections(by_shape=False)[0].rows.sum())):
+        if not self._num_lanes(lanes):
             raise ConfigError(f"{root}: snapshot {self._source.snapshot} has no rows to read")
-        self.lanes = min(lanes, rows) if shuffle else 1
+        self.lanes = lanes
         self._on_corrupt: CorruptPolicy = on_corrupt
         self._carries: dict[int, Carry] = {}
         self._lost = torch.zeros(SLOTS, dtype=torch.int64)
@@ -139,6 +155,11 @@ class TokenStream(IterableDataset[Item]):
         self._begin = self._at = (0, 0)
         self._opened: Lanes | None = None
         self._num_items: int | None = None
+
+    def _num_lanes(self, lanes: int) -> int:
+        """No lane is without rows."""
+        rows = int(self._source.index.sections(by_shape=False)[0].rows.sum())
+        return min(lanes if self.shuffle else 1, rows)
 
     @property
     def skipped_rows(self) -> int:
@@ -151,7 +172,7 @@ class TokenStream(IterableDataset[Item]):
                 self._source,
                 self._writer,
                 seed=self.seed,
-                lanes=self.lanes,
+                lanes=self._num_lanes(self.lanes),
                 shuffle=self.shuffle,
                 on_corrupt=self._on_corrupt,
                 on_lost=self._count_lost,
@@ -165,8 +186,8 @@ class TokenStream(IterableDataset[Item]):
     def _total(self) -> int | None:
         """How many items all ranks have together; None: no end."""
         if self.epochs is not None and self._num_items is None:
-            of_lanes = [self._count(number) for number in range(self.lanes)]
-            self._num_items = self.lanes * max(of_lanes)
+            of_lanes = [self._count(number) for number in range(self._num_lanes(self.lanes))]
+            self._num_items = len(of_lanes) * max(of_lanes)
         return self._num_items
 
     def _count(self, number: int) -> int:
@@ -193,14 +214,14 @@ class TokenStream(IterableDataset[Item]):
         worker = get_worker_info()
         number, of = (0, 1) if worker is None else (worker.id, worker.num_workers)
         base, begin = self._at = self._begin
-        total = self._total()
+        total, lanes = self._total(), self._num_lanes(self.lanes)
         steps = None if total is None else -(-max(0, total - base) // self.world_size)
         packers: dict[int, tuple[Lane, LanePacker]] = {}
         for count in itertools.count(begin):
             step = number + count * of
             if steps is not None and step >= steps:
                 break
-            turn, lane = divmod(base + step * self.world_size + self.rank, self.lanes)
+            turn, lane = divmod(base + step * self.world_size + self.rank, lanes)
             item = self._item(lane, turn * (self.batch_size or 1), packers)
             self._at = (base, count + 1)
             yield item
@@ -272,7 +293,7 @@ class TokenStream(IterableDataset[Item]):
         self.seed = int(first["seed"])
         self._begin = self._at = (int(first["consumed"]), int(first.get("items", 0)))
         self._carries = {int(lane): Carry(*carry) for one in states for lane, carry in one.get("carries", {}).items()}
-        self._opened = None
+        self._opened = self._num_items = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process: nothing that is open."""

@@ -233,6 +233,18 @@ def test_epochs(root: Path, num_workers: int, persistent: bool) -> None:
     assert ids(loader) == epochs[2], "again from its beginning"
 
 
+def test_workers_that_live_on_go_where_a_state_says(root: Path) -> None:
+    """They were told where to begin when they were made: for another place there are new ones."""
+    whole = [ids(TokenDataset(root, batch_size=4, epoch=epoch)) for epoch in range(2)]
+    loader = TokenLoader(TokenDataset(root, batch_size=4), num_workers=2, persistent_workers=True)
+    next(iter(loader))
+    loader.load_state_dict(loader.state_dict() | {"consumed": 5})
+    assert ids(itertools.islice(loader, 3)) == whole[0][5:8]
+    assert loader.state_dict()["consumed"] == 8
+    loader.set_epoch(1)
+    assert ids(loader) == whole[1]
+
+
 def test_a_state_says_whose_it_is(root: Path, mixed: Path) -> None:
     state = TokenDataset(root, batch_size=4).state_dict()
     with pytest.raises(ConfigError, match=r"is of batch_size 4 \(here 5\), lanes 8 \(here 2\): another order"):
@@ -314,7 +326,7 @@ def test_a_corrupt_part(tmp_path: Path, how: str, num_workers: int, caplog: pyte
     assert found.keys() == {row_id for row_id in ids(TokenDataset(tmp_path, on_corrupt="skip"))}
     assert not found.keys() & lost and len(found) == ROWS - len(lost)
     assert skipping.skipped_rows == len(lost)
-    assert num_workers or caplog.text.count(f"{damaged}, row group 0") >= 1
+    assert num_workers or caplog.text.count(f"{damaged}, row group 0") == 2, "once by each of two readers"
 
 
 def test_a_corrupt_part_of_several_shapes(tmp_path: Path) -> None:
@@ -329,6 +341,18 @@ def test_a_corrupt_part_of_several_shapes(tmp_path: Path) -> None:
         found = ids(TokenDataset(tmp_path, on_corrupt="skip", **options))
         found = found if not options else list(itertools.chain(*found))
         assert len(set(found)) == len(found) == ROWS - len(lost) and not lost & set(found)
+
+
+def test_a_shape_of_which_nothing_is_left(tmp_path: Path) -> None:
+    """Batches of another one stand in, so that ranks still have equally many."""
+    made_rows(tmp_path, shards=1, parts=1, grids=[(1, 2, 2)])
+    made_rows(tmp_path, shards=2, parts=1, first_shard=1)
+    gone = next(iter(Dataset.open(open_store(str(tmp_path))).parts()))
+    (tmp_path / gone).unlink()
+    dataset = TokenDataset(tmp_path, batch_size=4, on_corrupt="skip")
+    batches = list(dataset)
+    assert len(batches) == 9 and {tuple(batch["tokens"].shape) for batch in batches} == {(4, *GRID)}
+    assert dataset.skipped_rows == 12
 
 
 def test_nothing_can_be_read(tmp_path: Path) -> None:

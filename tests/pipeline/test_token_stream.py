@@ -281,6 +281,8 @@ def test_a_state_says_whose_it_is(root: Path) -> None:
     state = TokenStream(root, context=64).state_dict()
     with pytest.raises(ConfigError, match=r"state of a TokenStream: is of context 64 \(here 32\)"):
         TokenStream(root, context=32).load_state_dict(state)
+    with pytest.raises(ConfigError, match=r"is of digits False \(here True\), has_text False \(here True\)"):
+        TokenStream(root, context=64, digits=True, text=text).load_state_dict(state)
     with pytest.raises(ConfigError, match="ranks stand at 0 and at 4"):
         TokenStream(root, context=64).load_state_dict([state, state | {"consumed": 4}])
     with pytest.raises(TypeError, match="has no end"):
