@@ -166,7 +166,7 @@ def footer_of(data: bytes) -> Mapping[str, Any] | None:
 def groups_bytes(groups: Iterable[pa.Table], schema: pa.Schema, footer: Mapping[str, Any]) -> bytes:
     """Tables as the row groups of a Parquet file, each page with its checksum; of none, a file without row groups."""
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, **_options(schema.names), write_page_checksum=True) as writer:
+    with pq.ParquetWriter(sink, schema, **_options(schema.names)) as writer:
         for group in groups:
             writer.write_table(group, row_group_size=len(group))
         writer.add_key_value_metadata({FOOTER_KEY.decode(): json.dumps(footer, ensure_ascii=False)})
@@ -178,6 +178,7 @@ def _options(names: Sequence[str]) -> dict[str, Any]:
     options: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": plain}
     options["write_statistics"] = plain
     options["write_batch_size"] = _BATCH_VALUES
+    options["write_page_checksum"] = True
     if "tokens" in names:
         options["column_encoding"] = {"tokens.list.element": "BYTE_STREAM_SPLIT"}
     return options

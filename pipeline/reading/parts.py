@@ -151,7 +151,9 @@ class PartReader:
         source = _Ranges(footer.size_bytes)
         for begin, end in _ranges(footer.metadata.row_group(number), set(columns)):
             source.add(begin, self._store.read_range(path, begin, end))
-        with pq.ParquetFile(pa.PythonFile(source, mode="r"), metadata=footer.metadata, pre_buffer=False) as file:
+        with pq.ParquetFile(
+            pa.PythonFile(source, mode="r"), metadata=footer.metadata, pre_buffer=False, page_checksum_verification=True
+        ) as file:
             table = file.read_row_group(number, columns=list(columns), use_threads=False)
         return GroupRows(table.select(list(columns)).combine_chunks(), kept)
 

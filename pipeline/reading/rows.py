@@ -128,9 +128,11 @@ class RowReader:
             first = unit.first if section == unit.section else 0
             while not pieces and gone < total:
                 pieces, _ = self._pieces(order, Unit(section, first, min(unit.count, total - first)))
-                # On behind the row group that gave nothing, of which a unit may be a small part.
-                left = order.rows_left_in_group(section, first)
-                first, gone = (first + left) % total, gone + left
+                # Row by row, but for a row group that cannot be read, of which a unit may be a small part.
+                (span, *_) = order.spans(Unit(section, first, 1))
+                is_corrupt = span.group in self._told
+                step = order.rows_left_in_group(section, first) if is_corrupt else min(unit.count, total - first)
+                first, gone = (first + step) % total, gone + step
         if not pieces:
             raise CorruptPart(f"{self._source.dataset.store.root}: no row group can be read, or all were removed")
         whole, left = [], unit.count

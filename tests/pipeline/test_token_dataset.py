@@ -343,6 +343,20 @@ def test_a_corrupt_part_of_several_shapes(tmp_path: Path) -> None:
         assert len(set(found)) == len(found) == ROWS - len(lost) and not lost & set(found)
 
 
+def test_a_flipped_bit(tmp_path: Path) -> None:
+    """In a page of tokens, where any bits would make tokens: the page's checksum tells."""
+    made_rows(tmp_path, shards=1, parts=1)
+    (part,) = (tmp_path / "data").iterdir()
+    group = pq.read_metadata(part).row_group(0)
+    chunks = [group.column(number) for number in range(group.num_columns)]
+    tokens = next(chunk for chunk in chunks if chunk.path_in_schema.startswith("tokens"))
+    data = bytearray(part.read_bytes())
+    data[tokens.data_page_offset + tokens.total_compressed_size - 3] ^= 4
+    part.write_bytes(data)
+    with pytest.raises(CorruptPart, match=r"-p000\.parquet, row group 0: cannot be read: .*CRC"):
+        list(TokenDataset(tmp_path))
+
+
 def test_a_shape_of_which_nothing_is_left(tmp_path: Path) -> None:
     """Batches of another one stand in, so that ranks still have equally many."""
     made_rows(tmp_path, shards=1, parts=1, grids=[(1, 2, 2)])
