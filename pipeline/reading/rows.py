@@ -146,7 +146,7 @@ class RowReader:
     def _row(self, pieces: Pieces) -> dict[str, Any]:
         ((group, places),) = pieces
         place = int(places[0])
-        row = {name: _number(group.values(name)[place]) for name in self._source.columns}
+        row = {name: _own(group.values(name)[place]) for name in self._source.columns}
         for name in self._source.payloads:
             values, begins = group.payload(name)
             shape = group.shapes[place]
@@ -162,15 +162,17 @@ class RowReader:
         return batch
 
 
-def _number(value: Any) -> Any:
-    """A number of a tensor of numbers as Python's own."""
-    return value.item() if isinstance(value, torch.Tensor) and not value.dim() else value
+def _own(value: Any) -> Any:
+    """A value that may be written to: a number of a tensor as Python's own, a list or a tensor as one of its own."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.dim() else value.item()
+    return list(value) if isinstance(value, list) else value
 
 
 def _taken(values: Any, places: Numbers) -> Any:
     if isinstance(values, torch.Tensor):
         return values[torch.from_numpy(places)]
-    return [values[place] for place in places.tolist()]
+    return [_own(values[place]) for place in places.tolist()]
 
 
 def _joined(found: Sequence[Any]) -> Any:

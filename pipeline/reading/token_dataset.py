@@ -99,6 +99,8 @@ class TokenDataset(IterableDataset[Item]):
         super().__init__()
         if world_size < 1 or not 0 <= rank < world_size:
             raise ConfigError(f"rank {rank} of world_size {world_size}: expected 0 <= rank < world_size")
+        if on_corrupt not in ("raise", "skip"):
+            raise ConfigError(f"on_corrupt {on_corrupt!r}: expected raise or skip")
         for name, value in (("batch_size", batch_size), ("lanes", lanes)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} {value}: expected 1 or more")

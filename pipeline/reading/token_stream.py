@@ -122,8 +122,13 @@ class TokenStream(IterableDataset[Item]):
                 raise ConfigError(f"{name} {value}: expected 1 or more")
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank {rank} of world_size {world_size}: expected 0 <= rank < world_size")
-        if packing not in ("across", "within"):
-            raise ConfigError(f"packing {packing!r}: expected across or within")
+        for name, word, known in (
+            ("packing", packing, ("across", "within")),
+            ("text_place", text_place, ("before", "after")),
+            ("on_corrupt", on_corrupt, ("raise", "skip")),
+        ):
+            if word not in known:
+                raise ConfigError(f"{name} {word!r}: expected {' or '.join(known)}")
         self.rank, self.world_size, self.seed, self.epochs = rank, world_size, int(seed), epochs
         self.context, self.packing, self.batch_size = context, packing, batch_size
         self.shuffle, self.split = shuffle, split

@@ -117,6 +117,13 @@ def test_rows_may_be_written_to_and_their_neighbours_stay(root: Path) -> None:
     dataset[0]["tokens"].zero_()
     TokenDataset(root, batch_size=4)[0]["tokens"].zero_()
     assert dataset[0]["tokens"].any()
+    for batch_size in (None, 4):
+        dataset = TokenDataset(root, columns=["flags", "frame_seconds"], batch_size=batch_size)
+        flags, seconds = dataset[0]["flags"], dataset[0]["frame_seconds"]
+        (flags if batch_size is None else flags[0]).append("mine")
+        (seconds if batch_size is None else seconds[0]).fill_(-1)
+        again = dataset[0]
+        assert "mine" not in str(again["flags"]) and "-1" not in str(again["frame_seconds"])
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 5}, {"batch_size": 7, "lanes": 3}], ids=str)
@@ -279,6 +286,7 @@ def test_a_snapshot_stays_what_it_was(tmp_path: Path) -> None:
         ({"rank": 2, "world_size": 2}, "rank 2 of world_size 2: expected 0 <= rank < world_size"),
         ({"batch_size": 0}, "batch_size 0: expected 1 or more"),
         ({"lanes": 0}, "lanes 0: expected 1 or more"),
+        ({"on_corrupt": "ignore"}, "on_corrupt 'ignore': expected raise or skip"),
         ({"split": "test"}, "split 'test': expected train, validation or None"),
         ({"split": "train"}, "6 row groups of snapshot 1 are on neither side, such as data/s0-"),
         ({"cache_dir": "/proc/nowhere"}, "cache_dir /proc/nowhere: cannot be written to"),
