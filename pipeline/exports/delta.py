@@ -15,8 +15,7 @@ from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, StorageError
 from pipeline.exports.rows import Written
 from pipeline.reading.parts import PartReader
-from pipeline.reading.source import REMOVED
-from pipeline.row_sets import Rows, read_rows
+from pipeline.row_sets import REMOVED, Rows, read_rows
 from pipeline.snapshots import newest_snapshot
 from pipeline.storage import absolute_url, open_store
 

@@ -19,6 +19,7 @@ __all__ = ["Groups", "RowGroup", "gathered"]
 
 Numbers = npt.NDArray[np.int64]
 _AT_ONCE = 4
+_ORDERS_KEPT = 16
 
 
 class RowGroup:
@@ -38,6 +39,8 @@ class RowGroup:
             make: gives the numbers of the rows, as committed.
         """
         if key not in self._orders:
+            while len(self._orders) >= _ORDERS_KEPT:  # a small dataset stays in memory for all epochs
+                del self._orders[next(iter(self._orders))]
             numbers, kept = make(), self._rows.kept
             places = np.searchsorted(kept, numbers)
             is_there = kept[np.minimum(places, len(kept) - 1)] == numbers if len(kept) else np.zeros(len(numbers), bool)
@@ -162,8 +165,3 @@ class Groups:
             if isinstance(error, CorruptPart):
                 self._corrupt[group] = str(error)
             raise
-
-    def close(self) -> None:
-        """Lets go of all."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._found.clear()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
@@ -20,6 +21,7 @@ from pipeline.reading.order import Section
 from pipeline.reading.parts import CorruptPart, PartReader
 from pipeline.row_sets import Place, Rows
 from pipeline.snapshots import newest_snapshot
+from pipeline.statistics import LatentStatistics
 
 __all__ = ["RowIndex", "Shape", "read_index"]
 
@@ -45,6 +47,7 @@ class RowIndex:
         first_group: the number of each part's first group.
         shape: the number of the latent shape that all rows of a group have; -1 where they have several.
         shapes: the latent shapes, rising.
+        statistics: of the latents, of all rows that were committed; None where they are tokens.
         mixed: by number of a group, each row's shape.
         left_out: by number of a group, which rows are not given.
     """
@@ -57,6 +60,7 @@ class RowIndex:
     first_group: Numbers
     shape: Numbers
     shapes: list[Shape]
+    statistics: LatentStatistics | None
     mixed: Mapping[int, Numbers] = field(default_factory=dict)
     left_out: Mapping[int, Numbers] = field(default_factory=dict)
 
@@ -108,6 +112,8 @@ class RowIndex:
             places: rows that are left out.
             among: only these are given.
         """
+        if not places and among is None:
+            return self
         left_out = dict(self.left_out)
         numbers = {place: number for number, place in enumerate(self.places())}
         for place, rows in places.items():
@@ -161,10 +167,25 @@ def read_index(dataset: Dataset, snapshot: int | None = None, *, skip_corrupt: b
         first_group=first_group[:-1],
         shape=shape_of_part[part],
         shapes=known,
+        statistics=_statistics(table.column("statistics").drop_null()),
     )
     mixed = _mixed(dataset, index, np.flatnonzero(shape_of_part == -1), skip_corrupt)
     gone = {group: np.arange(index.rows[group]) for group, shapes in mixed.items() if not len(shapes)}
     return RowIndex(**{**index.__dict__, "mixed": mixed, "left_out": gone})
+
+
+def _statistics(sums: Any) -> LatentStatistics | None:
+    """Of the sums of all commits, added up column by column: there may be a million of them."""
+    if not len(sums):
+        return None
+    total = {}
+    for kind in ("first", "rest"):
+        found = pc.struct_field(sums, kind)
+        count = pc.sum(pc.struct_field(found, "count")).as_py()
+        names = ("sum", "sum_of_squares")
+        values = {name: np.asarray(pc.list_flatten(pc.struct_field(found, name))) for name in names}
+        total[kind] = {"count": count, **{name: one.reshape(len(sums), -1).sum(axis=0) for name, one in values.items()}}
+    return LatentStatistics.of(total)
 
 
 def _shapes(shapes: Any) -> tuple[list[Shape], Numbers]:

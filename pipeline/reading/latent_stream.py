@@ -17,8 +17,6 @@ from pipeline.reading.order import hashed
 from pipeline.reading.rows import CorruptPolicy
 from pipeline.reading.token_dataset import TokenDataset
 from pipeline.rows import SEGMENT_COLUMN
-from pipeline.snapshots import newest_snapshot
-from pipeline.statistics import channel_statistics
 from pipeline.storage import open_store
 from vidtok_model import TokenizerConfig
 
@@ -106,6 +104,7 @@ class LatentStream(IterableDataset[Item]):
         super().__init__()
         if not 0 <= drop_captions <= 1:
             raise ConfigError(f"drop_captions {drop_captions}: expected from 0 to 1")
+        logvar = logvar or "logvar" in columns
         self._normalize, self._sample, self._logvar = normalize, sample, logvar
         self._first_frame, self._drop_captions = first_frame, drop_captions
         dataset = Dataset.open(open_store(str(root), dict(storage or {})))
@@ -137,11 +136,9 @@ class LatentStream(IterableDataset[Item]):
         self.normalization = self._statistics()
 
     def _statistics(self) -> LatentNormalization:
-        source = self.rows.source
-        commits = newest_snapshot(source.dataset.store, strict=True, upto=source.snapshot).commits()
-        statistics = channel_statistics(commits)
+        statistics = self.rows.source.index.statistics
         if statistics is None:
-            raise ConfigError(f"{source.dataset.store.root}: snapshot {source.snapshot} has no latents")
+            raise ConfigError(f"snapshot {self.rows.snapshot} has no latents")
         return LatentNormalization.of(statistics)
 
     def _prepared(self, batch: Item, number: int) -> Item:

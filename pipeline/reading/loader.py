@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 
+from pipeline.reading.states import merged_carries
+
 __all__ = ["TokenLoader"]
 
 Item = dict[str, Any]
@@ -99,9 +101,8 @@ class TokenLoader:
         """
         self._dataset.load_state_dict(state)
         self._consumed = self._dataset.consumed
-        states = [state] if isinstance(state, Mapping) else state
+        self._carries = merged_carries([state] if isinstance(state, Mapping) else state)
         self._renew()
-        self._carries = {int(lane): carry for one in states for lane, carry in one.get("carries", {}).items()}
 
 
 def _as_it_is(item: Item) -> Item:

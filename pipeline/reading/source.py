@@ -20,7 +20,7 @@ from pipeline.row_sets import REMOVED, SPLITS, read_rows
 from pipeline.storage import open_store
 from vidtok_model import TokenizerConfig
 
-__all__ = ["REMOVED", "SPLITS", "Source"]
+__all__ = ["Source"]
 
 Numbers = npt.NDArray[np.int64]
 
@@ -98,11 +98,6 @@ class Source:
         """The dataset, opened in this process."""
         return self._open()[0]
 
-    @property
-    def cache(self) -> GroupCache | None:
-        """The local cache, if there is one."""
-        return self._open()[2]
-
     def _open(self) -> tuple[Dataset, PartReader, GroupCache | None]:
         # By process: a store's connections and threads do not survive a fork.
         if self._opened is None or self._opened[0] != os.getpid():
@@ -148,7 +143,8 @@ class Source:
                 f"the state is of another dataset (fingerprint {state['fingerprint'][:12]}; {self._root} has "
                 f"{self.description['fingerprint'][:12]})"
             )
-        self.index = self._read(int(state["snapshot"]), int(state["removals"]))
+        if (state["snapshot"], state["removals"]) != (self.snapshot, self._removals):
+            self.index = self._read(int(state["snapshot"]), int(state["removals"]))
         self.banned = self.index.without(read_rows(self.dataset.store, REMOVED)[0]).left_out
 
     def __getstate__(self) -> dict[str, Any]:

@@ -5,15 +5,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset as MapDataset
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from pipeline.errors import ConfigError
 from pipeline.reading.order import EpochOrder
 from pipeline.reading.rows import CorruptPolicy, RowReader
 from pipeline.reading.source import Source
-from pipeline.reading.states import SLOTS, check_states
+from pipeline.reading.states import Position, SharedNumbers, check_states, worker_share
 
 __all__ = ["Item", "TokenDataset"]
 
@@ -119,12 +118,8 @@ class TokenDataset(IterableDataset[Item]):
         )
         self._on_corrupt: CorruptPolicy = on_corrupt
         self.transform = transform
-        # Shared with the workers of a DataLoader: the epoch, and for each worker how many rows it left out.
-        self._shared = torch.zeros(1 + SLOTS, dtype=torch.int64)
-        self._shared.share_memory_()  # type: ignore[no-untyped-call]
-        self._shared[0] = epoch
-        # Where `iter` begins and where this process stands: items that all ranks took, and this process's since then.
-        self._begin = self._at = (0, 0)
+        self._shared = SharedNumbers(epoch)
+        self._position = Position()
         self._order: EpochOrder | None = None
         self._order_epoch: int | None = None
         self._reader: RowReader | None = None
@@ -132,17 +127,17 @@ class TokenDataset(IterableDataset[Item]):
     @property
     def epoch(self) -> int:
         """The epoch that `iter` gives."""
-        return int(self._shared.numpy()[0])  # a tenth of what indexing a tensor takes
+        return self._shared.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the beginning of another epoch; workers that live on see it too. In the same one nothing changes."""
         if epoch != self.epoch:
-            self._shared[0] = epoch
-            self.rewind()
+            self._shared.epoch = epoch
+            self._position.restart()
 
     def rewind(self) -> None:
-        """Goes to the beginning of the epoch."""
-        self._begin = self._at = (0, 0)
+        """Lets the next `iter` begin with the epoch."""
+        self._position.begin = (0, 0)
 
     @property
     def source(self) -> Source:
@@ -157,7 +152,7 @@ class TokenDataset(IterableDataset[Item]):
     @property
     def skipped_rows(self) -> int:
         """For how many rows another one stood in, because theirs could not be read (`on_corrupt`) or was removed."""
-        return int(self._shared[1:].sum())
+        return self._shared.count
 
     @property
     def order(self) -> EpochOrder:
@@ -204,8 +199,7 @@ class TokenDataset(IterableDataset[Item]):
     def _item(self, number: int) -> Item:
         item, skipped = self._rows().item(self.order, self.order.unit(number))
         if skipped:
-            worker = get_worker_info()
-            self._shared[1 + (0 if worker is None else worker.id % SLOTS)] += skipped
+            self._shared.add(skipped)
         return item if self.transform is None else self.transform(item, number)
 
     def _rows(self) -> RowReader:
@@ -221,16 +215,15 @@ class TokenDataset(IterableDataset[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         """This rank's items of the epoch, from where a state was loaded; of a DataLoader's worker its share of them."""
-        worker = get_worker_info()
-        number, of = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        base, begin = self._at = self._begin
+        number, of = worker_share()
+        base, begin = self._position.at = self._position.begin
         steps = range(number + begin * of, self._steps(base), of)
         units = (self._unit_number(base, step) for step in steps)
         for count, unit in enumerate(self._rows().ahead(self.order, units, self._read_ahead), begin + 1):
             item = self._item(unit)
-            self._at = (base, count)
+            self._position.at = (base, count)
             yield item
-        self._begin = (0, 0)
+        self.rewind()
 
     def state_dict(self) -> dict[str, Any]:
         """Where this process stands; in a DataLoader's worker, where that worker does.
@@ -238,17 +231,12 @@ class TokenDataset(IterableDataset[Item]):
         `consumed` counts items over all ranks. A state goes on with any number of ranks, but that of one of several
         workers only with as many: TokenLoader's has no such bound.
         """
-        worker = get_worker_info()
-        of = 1 if worker is None else worker.num_workers
-        base, items = self._at
-        if of > 1:
-            return {**self._order_state(), "consumed": base, "items": items, "workers": of}
-        return {**self._order_state(), "consumed": base + items * self.world_size}
+        return {**self._order_state(), **self._position.state(self.world_size)}
 
     @property
     def consumed(self) -> int:
         """Items that all ranks took of the epoch before `iter` begins."""
-        return self._begin[0] + self._begin[1] * self.world_size
+        return self._position.consumed(self.world_size)
 
     def state_after(self, consumed: int) -> dict[str, Any]:
         """The state of all ranks when they took so many items of the epoch."""
@@ -268,8 +256,8 @@ class TokenDataset(IterableDataset[Item]):
         check_states("TokenDataset", self, [state], _SAME_ON_RESUME)
         self._source.load_state(state)
         self.seed = int(state["seed"])
-        self._shared[0] = int(state.get("epoch", 0))
-        self._begin = self._at = (int(state["consumed"]), int(state.get("items", 0)))
+        self._shared.epoch = int(state["epoch"])
+        self._position.load(state)
         self._order = self._reader = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any, Literal
 
-import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from pipeline.errors import ConfigError
 from pipeline.reading.lanes import Lane, Lanes
 from pipeline.reading.packing import Carry, LanePacker, Packing, RowWriter, joined_batch, sequence_of
 from pipeline.reading.rows import CorruptPolicy
 from pipeline.reading.source import Source
-from pipeline.reading.states import SLOTS, check_states
+from pipeline.reading.states import Position, SharedNumbers, check_states, merged_carries, worker_share
 from pipeline.reading.vocabulary import Vocabulary
 
 __all__ = ["TokenStream"]
@@ -154,10 +153,8 @@ class TokenStream(IterableDataset[Item]):
         self.lanes = lanes
         self._on_corrupt: CorruptPolicy = on_corrupt
         self._carries: dict[int, Carry] = {}
-        self._lost = torch.zeros(SLOTS, dtype=torch.int64)
-        self._lost.share_memory_()  # type: ignore[no-untyped-call]
-        # Where `iter` begins and where this process stands: items that all ranks took, and this process's since then.
-        self._begin = self._at = (0, 0)
+        self._shared = SharedNumbers()
+        self._position = Position()
         self._opened: Lanes | None = None
         self._num_items: int | None = None
 
@@ -169,7 +166,7 @@ class TokenStream(IterableDataset[Item]):
     @property
     def skipped_rows(self) -> int:
         """For how many rows another one stood in, because theirs could not be read (`on_corrupt`) or was removed."""
-        return int(self._lost.sum())
+        return self._shared.count
 
     def _lanes(self) -> Lanes:
         if self._opened is None or not self._opened.is_of_this_process:
@@ -180,13 +177,9 @@ class TokenStream(IterableDataset[Item]):
                 lanes=self._num_lanes(self.lanes),
                 shuffle=self.shuffle,
                 on_corrupt=self._on_corrupt,
-                on_lost=self._count_lost,
+                on_lost=self._shared.add,
             )
         return self._opened
-
-    def _count_lost(self, rows: int) -> None:
-        worker = get_worker_info()
-        self._lost[0 if worker is None else worker.id % SLOTS] += rows
 
     def _total(self) -> int | None:
         """How many items all ranks have together; None: no end."""
@@ -216,9 +209,8 @@ class TokenStream(IterableDataset[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         """This rank's items from where a state was loaded; of a DataLoader's worker its share of them."""
-        worker = get_worker_info()
-        number, of = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        base, begin = self._at = self._begin
+        number, of = worker_share()
+        base, begin = self._position.at = self._position.begin
         total, lanes = self._total(), self._num_lanes(self.lanes)
         steps = None if total is None else -(-max(0, total - base) // self.world_size)
         packers: dict[int, tuple[Lane, LanePacker]] = {}
@@ -228,7 +220,7 @@ class TokenStream(IterableDataset[Item]):
                 break
             turn, lane = divmod(base + step * self.world_size + self.rank, lanes)
             item = self._item(lane, turn * (self.batch_size or 1), packers)
-            self._at = (base, count + 1)
+            self._position.at = (base, count + 1)
             yield item
         self.rewind()
 
@@ -252,28 +244,26 @@ class TokenStream(IterableDataset[Item]):
 
     @property
     def epoch(self) -> int:
-        """A stream has none: it goes through all."""
+        """The first one: a stream goes on through all by itself."""
         return 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: see `epoch`."""
 
     @property
     def consumed(self) -> int:
         """Items that all ranks took before `iter` begins."""
-        return self._begin[0] + self._begin[1] * self.world_size
+        return self._position.consumed(self.world_size)
 
     def rewind(self) -> None:
-        """Goes to the beginning."""
-        self._begin = (0, 0)
+        """Lets the next `iter` begin with the stream."""
+        self._position.begin = (0, 0)
         self._carries = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Where this process stands; in a DataLoader's worker, where that worker does (see TokenDataset)."""
-        worker = get_worker_info()
-        of = 1 if worker is None else worker.num_workers
-        base, items = self._at
         carries = {lane: astuple(carry) for lane, carry in self._carries.items()}
-        if of > 1:
-            return {**self.state_after(base), "carries": carries, "items": items, "workers": of}
-        return {**self.state_after(base + items * self.world_size), "carries": carries}
+        return {**self.state_after(0), **self._position.state(self.world_size), "carries": carries}
 
     def state_after(self, consumed: int) -> dict[str, Any]:
         """The state of all ranks when they took so many items; where lanes stand is found out again."""
@@ -296,8 +286,8 @@ class TokenStream(IterableDataset[Item]):
         first = states[0]
         self._source.load_state(first)
         self.seed = int(first["seed"])
-        self._begin = self._at = (int(first["consumed"]), int(first.get("items", 0)))
-        self._carries = {int(lane): Carry(*carry) for one in states for lane, carry in one.get("carries", {}).items()}
+        self._position.load(first)
+        self._carries = {lane: Carry(*carry) for lane, carry in merged_carries(states).items()}
         self._opened = self._num_items = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -17,8 +17,8 @@ import pipeline.parts
 import pipeline.rows
 from pipeline.dataset_statistics import DatasetStatistics, dataset_statistics, save_statistics
 from pipeline.errors import ConfigError, StorageError
-from pipeline.reading.source import REMOVED, Source
-from pipeline.row_sets import add_rows
+from pipeline.reading.source import Source
+from pipeline.row_sets import REMOVED, add_rows
 from pipeline.statistics import channel_statistics, channel_sums
 from pipeline.storage import open_store
 from tests.rows_for_tests import made_rows, rejected_videos

@@ -29,9 +29,8 @@ from pipeline.exports.megatron import export_megatron
 from pipeline.exports.rows import Written
 from pipeline.exports.webdataset import export_webdataset
 from pipeline.parts import table_bytes
-from pipeline.reading.source import REMOVED, SPLITS
 from pipeline.reading.vocabulary import Vocabulary
-from pipeline.row_sets import add_rows
+from pipeline.row_sets import REMOVED, SPLITS, add_rows
 from pipeline.storage import open_store
 from tests.rows_for_tests import GRID, made_rows
 from tests.support import ROOT, require, require_module
