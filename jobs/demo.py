@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -31,7 +32,7 @@ from pipeline.samples import read_shard
 from pipeline.shards import input_root
 from pipeline.storage import open_store
 
-__all__ = ["main", "pack_clips"]
+__all__ = ["job_of", "main", "pack_clips"]
 
 CLIPS = Path(__file__).parent / "clips"
 _CAPTIONS = {"bigbuckbunny": "An animated rabbit in a meadow.", "cityCC0": "A city street at night."}
@@ -54,6 +55,17 @@ def pack_clips(folder: Path) -> None:
             )
 
 
+def job_of(folder: Path) -> dict[str, Any]:
+    """The job of the demonstration in a folder."""
+    return {
+        "input": {"shards": f"{folder}/shards/{{000..001}}.tar"},
+        "output": f"{folder}/dataset",
+        "model": {"name": "vidtok_tiny_fsq_causal_488_1073741824"},
+        "clips": {"fps": 8, "size": 128},
+        "executor": {"kind": "ray", "num_workers": 2},
+    }
+
+
 def main() -> None:
     """Runs the demonstration."""
     began = time.monotonic()
@@ -62,13 +74,7 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     pack_clips(folder / "shards")
     job_file = folder / "job.yaml"
-    job = {
-        "input": {"shards": f"{folder}/shards/{{000..001}}.tar"},
-        "output": f"{folder}/dataset",
-        "model": {"name": "vidtok_tiny_fsq_causal_488_1073741824"},
-        "clips": {"fps": 8, "size": 128},
-        "executor": {"kind": "ray", "num_workers": 2},
-    }
+    job = job_of(folder)
     job_file.write_text(yaml.safe_dump(job, sort_keys=False))
     console.print(f"The job, {job_file}:\n\n{job_file.read_text()}", markup=False, highlight=False)
     _run(console, "tokenize", str(job_file))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jobs.examples.clips import write_clip
+from jobs.examples.fitting import fit
 from jobs.examples.transformer import Transformer
 from pipeline import LatentStream, TokenLoader
 from pipeline.job import run_job
@@ -73,6 +74,14 @@ class VelocityModel(nn.Module):
         x_BND = self.read(torch.cat([patches_BNX, is_given], dim=-1)) + self.places
         x_BND = self.transformer(x_BND + self.time(_waves(time_B))[:, None])
         return self._pixels(self.write(x_BND), noisy_BCTHW.shape[1])
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """Mean squared error of the velocity at a random time of each clip."""
+        latents = batch["latents"]
+        time_B, noise = torch.rand(len(latents)), torch.randn_like(latents)
+        weight = time_B[:, None, None, None, None]
+        velocity = self((1 - weight) * noise + weight * latents, time_B, batch["first_latents"])
+        return F.mse_loss(velocity, latents - noise)
 
     def _patches(self, x_BCTHW: Tensor) -> Tensor:
         frames, rows, columns = self.grid
@@ -125,23 +134,7 @@ def train(dataset: Path, *, steps: int, seed: int = 0) -> Result:
     loader = TokenLoader(stream)
     original = LatentStream(dataset, batch_size=1, shuffle=False, first_frame=True)[0]
     model = VelocityModel(tuple(original["latents"].shape[1:]))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps, pct_start=0.1)
-    losses: list[float] = []
-    for batch in itertools.islice(_endless(loader), steps):
-        latents = batch["latents"]
-        time_B, noise = torch.rand(len(latents)), torch.randn_like(latents)
-        weight = time_B[:, None, None, None, None]
-        velocity = model((1 - weight) * noise + weight * latents, time_B, batch["first_latents"])
-        loss = F.mse_loss(velocity, latents - noise)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        if len(losses) % 50 == 1 or len(losses) == steps:
-            sys.stdout.write(f"step {len(losses) - 1}: mean squared error {losses[-1]:.3f}\n")
+    losses = fit(model, map(model.loss, _endless(loader)), steps=steps, unit="mean squared error")
     made = model.make(original["first_latents"][0], torch.Generator().manual_seed(seed))
     restored, first = (stream.normalization.restored(one)[0] for one in (made[None], original["latents"]))
     return Result(losses, restored, first)

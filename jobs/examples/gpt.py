@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jobs.examples.clips import write_clip
+from jobs.examples.fitting import fit
 from jobs.examples.transformer import Cache, Transformer
 from pipeline import TokenDataset, TokenLoader, TokenStream
 
@@ -104,19 +105,8 @@ def train(dataset: Path, *, steps: int, seed: int = 0) -> Result:
     vocabulary = stream.vocabulary
     num_digits = vocabulary.ids_per_token
     model = TokenGPT(levels=vocabulary.levels, num_tokens=clip.numel())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps, pct_start=0.1)
-    losses = []
-    for step, batch in enumerate(itertools.islice(TokenLoader(stream), steps)):
-        loss = model.loss(batch["tokens"][:, 1:-1].reshape(1, -1, num_digits))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        if step % 25 == 0 or step == steps - 1:
-            sys.stdout.write(f"step {step}: {losses[-1]:.3f} nats a digit\n")
+    batches = (batch["tokens"][:, 1:-1].reshape(1, -1, num_digits) for batch in TokenLoader(stream))
+    losses = fit(model, map(model.loss, batches), steps=steps, unit="nats a digit")
     ids, _ = vocabulary.encode(clip)
     given = ids[1:-1].reshape(-1, num_digits)[: clip[0].numel()]
     made = vocabulary.decode(model.generate(given).flatten(), clip.shape)

@@ -9,8 +9,13 @@ from pathlib import Path
 import av
 import pytest
 import torch
+import yaml
 
-from jobs.demo import CLIPS, pack_clips
+from jobs.demo import job_of, pack_clips
+from jobs.examples import diffusion, gpt
+from jobs.examples.clips import write_clip
+from pipeline.job import run_job
+from pipeline.job_file import load_job
 from tests.support import ROOT
 from vidtok_model import get_config
 
@@ -31,22 +36,9 @@ def digits_of(tokens: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make demo` leaves, its dataset made in one process."""
-    import yaml
-
-    from pipeline.job import run_job
-    from pipeline.job_file import load_job
-
     folder = tmp_path_factory.mktemp("demo")
     pack_clips(folder / "shards")
-    assert len(list(CLIPS.glob("*.mp*"))) == 2
-    job = {
-        "input": {"shards": f"{folder}/shards/{{000..001}}.tar"},
-        "output": f"{folder}/dataset",
-        "model": {"name": "vidtok_tiny_fsq_causal_488_1073741824"},
-        "clips": {"fps": 8, "size": 128},
-        "executor": {"kind": "ray", "num_workers": 2},
-    }
-    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    (folder / "job.yaml").write_text(yaml.safe_dump(job_of(folder)))
     run_job(load_job(folder / "job.yaml", ["executor.kind=inline"]))
     return folder
 
@@ -57,10 +49,7 @@ def frames_of(path: Path) -> int:
 
 
 def test_gpt(demonstration: Path) -> None:
-    from jobs.examples.clips import write_clip
-    from jobs.examples.gpt import train
-
-    result = train(demonstration / "dataset", steps=400)
+    result = gpt.train(demonstration / "dataset", steps=400)
     last, uniform = sum(result.losses[-20:]) / 20, sum(map(math.log, LEVELS)) / len(LEVELS)
     assert last < 0.8 * uniform, (last, uniform)
     assert result.tokens_THW.shape == result.original_THW.shape
@@ -74,11 +63,8 @@ def test_gpt(demonstration: Path) -> None:
 
 
 def test_diffusion(demonstration: Path) -> None:
-    from jobs.examples.clips import write_clip
-    from jobs.examples.diffusion import tokenize, train
-
-    dataset = tokenize(demonstration)
-    result = train(dataset, steps=800)
+    dataset = diffusion.tokenize(demonstration)
+    result = diffusion.train(dataset, steps=800)
     first, last = (sum(some) / 20 for some in (result.losses[:20], result.losses[-20:]))
     assert last < 0.5 * first, (first, last)
     error, spread = (

@@ -1,14 +1,17 @@
 """The command line, run in the test's own process."""
 
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import jobs.cli
+from tests.support import require
 
 Cli = Callable[..., SimpleNamespace]
 
@@ -32,3 +35,36 @@ def vidtok(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     handlers, level = root.handlers[:], root.level
     yield run
     root.handlers, root.level = handlers, level
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, to open the pages that we make."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium")
+    require("chromium", path is not None, "no chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Callable[[Path], Any]:
+    """Opens a page, which loads nothing from elsewhere and has nothing to complain of."""
+
+    def open_it(page: Path) -> Any:
+        opened = browser.new_page()
+        said: list[str] = []
+        asked: list[str] = []
+        opened.on("console", lambda message: said.append(message.text))
+        opened.on("pageerror", lambda error: said.append(str(error)))
+        opened.on("dialog", lambda dialog: said.append(dialog.message))
+        opened.on("request", lambda request: asked.append(request.url))
+        opened.goto(page.as_uri())
+        assert said == []
+        assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+        return opened
+
+    return open_it

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from pipeline.decoding.frames import decode_frames
 from pipeline.decoding.options import DecodeOptions
 from tests.jobs.conftest import Cli
 from tests.media import gradient_frames, make_video, pack_tar
-from tests.support import require
 from tests.vidtok_model.support import golden_tokenizer
 from vidtok_model import save_tokenizer
 from vidtok_model.metrics import FrechetDistance, Lpips, load_lpips, ssim, video_features
@@ -274,30 +272,9 @@ def test_refused(vidtok: Cli, checkpoints: dict[str, Path], videos: Path, tmp_pa
         assert done.code == 2 and message in done.err, done.err
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium")
-    require("chromium", path is not None, "no chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-def assert_opens(browser: Any, page: Path, *, pictures: int, rows: int) -> Any:
+def assert_opens(open_page: Any, page: Path, *, pictures: int, rows: int) -> Any:
     """The page loads nothing from elsewhere, shows its pictures, and has nothing to complain of."""
-    opened = browser.new_page()
-    said: list[str] = []
-    asked: list[str] = []
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("dialog", lambda dialog: said.append(dialog.message))
-    opened.on("request", lambda request: asked.append(request.url))
-    opened.goto(page.as_uri())
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+    opened = open_page(page)
     widths = opened.eval_on_selector_all("img", "images => images.map(image => image.complete && image.naturalWidth)")
     assert len(widths) == pictures and all(width >= SIZE for width in widths)
     sizes = opened.eval_on_selector_all("svg", "plots => plots.map(plot => plot.getBoundingClientRect().height)")
@@ -306,7 +283,7 @@ def assert_opens(browser: Any, page: Path, *, pictures: int, rows: int) -> Any:
     return opened
 
 
-def test_the_page(vidtok: Cli, checkpoints: dict[str, Path], tmp_path: Path, browser: Any) -> None:
+def test_the_page(vidtok: Cli, checkpoints: dict[str, Path], tmp_path: Path, open_page: Any) -> None:
     """Also of videos whose names are no HTML, and of more than there are pictures of."""
     (tmp_path / "videos").mkdir()
     for name in (HOSTILE.replace("/", "%"), "b", "\u6f22\u5b57"):
@@ -314,7 +291,7 @@ def test_the_page(vidtok: Cli, checkpoints: dict[str, Path], tmp_path: Path, bro
     (tmp_path / "videos" / "broken.mp4").touch()
     data = ("--data", tmp_path / "videos", "--checkpoint", checkpoints[CLIPS], "--pictures", 2)
     result = evaluate(vidtok, tmp_path / "out", *data)
-    opened = assert_opens(browser, result.page, pictures=2, rows=3)
+    opened = assert_opens(open_page, result.page, pictures=2, rows=3)
     assert opened.title() == f"{CLIPS}: reconstruction"
     assert HOSTILE.replace("/", "%") in opened.locator("#videos").inner_text()
     assert opened.locator("#failures tr").count() == 1
@@ -325,7 +302,7 @@ def test_the_page(vidtok: Cli, checkpoints: dict[str, Path], tmp_path: Path, bro
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [CLIPS, STREAM])
 def test_three_real_clips(
-    vidtok: Cli, checkpoints: dict[str, Path], shared_videos: Path, tmp_path: Path, browser: Any, name: str
+    vidtok: Cli, checkpoints: dict[str, Path], shared_videos: Path, tmp_path: Path, open_page: Any, name: str
 ) -> None:
     """At 64 pixels, with weights that garble: what is looked at is that all of it runs."""
     (tmp_path / "videos").mkdir()
@@ -343,4 +320,4 @@ def test_three_real_clips(
         "tree.avi": 68,
     }
     assert all(5 < video["psnr"] < 40 and 0 < video["ssim"] < 1 for video in result.json["videos"])
-    assert_opens(browser, result.page, pictures=3, rows=3)
+    assert_opens(open_page, result.page, pictures=3, rows=3)

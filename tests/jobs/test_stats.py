@@ -1,8 +1,6 @@
 """`vidtok stats`: its tables and JSON say what is in the dataset, and its page opens without anything beside it."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 
 from tests.jobs.conftest import Cli
 from tests.rows_for_tests import made_rows, rejected_videos
-from tests.support import require
 
 GRIDS = ((2, 3, 4), (3, 2, 2))
 KL = "vidtok_kl_causal_488_4chn"
@@ -90,30 +87,9 @@ def test_refused(vidtok: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "dataset" / "stats.json").exists()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium")
-    require("chromium", path is not None, "no chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-def opened_page(browser: Any, page: Path, *, plots: int) -> Any:
+def opened_page(open_page: Any, page: Path, *, plots: int) -> Any:
     """The page loads nothing from elsewhere, shows its plots, and has nothing to complain of."""
-    opened = browser.new_page()
-    said: list[str] = []
-    asked: list[str] = []
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("dialog", lambda dialog: said.append(dialog.message))
-    opened.on("request", lambda request: asked.append(request.url))
-    opened.goto(page.as_uri())
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+    opened = open_page(page)
     boxes = opened.eval_on_selector_all(
         "svg",
         "plots => plots.map(plot => plot.getBoundingClientRect()).map(box => [box.width, box.height, box.right])",
@@ -124,14 +100,14 @@ def opened_page(browser: Any, page: Path, *, plots: int) -> Any:
     return opened
 
 
-def test_the_page_of_tokens(vidtok: Cli, tmp_path: Path, browser: Any) -> None:
+def test_the_page_of_tokens(vidtok: Cli, tmp_path: Path, open_page: Any) -> None:
     """Also of a source whose name is no HTML."""
     dataset = made_rows(tmp_path / "dataset", grids=GRIDS)
     rejected_videos(dataset, "x", ["timeout"], path=HOSTILE)
     page = tmp_path / "new" / "page.html"
     done = vidtok("stats", tmp_path / "dataset", "--html", page)
     assert done.code == 0 and str(page) in done.err
-    opened = opened_page(browser, page, plots=4)  # ranks, digits, shapes, rejects
+    opened = opened_page(open_page, page, plots=4)  # ranks, digits, shapes, rejects
     assert opened.title() == "vidtok_fsq_causal_488_4096: statistics"
     assert HOSTILE in opened.locator("#sources").inner_text()
     saved = json.loads((tmp_path / "dataset" / "stats.json").read_text())
@@ -141,19 +117,19 @@ def test_the_page_of_tokens(vidtok: Cli, tmp_path: Path, browser: Any) -> None:
 
 
 @pytest.mark.parametrize(("model", "plots"), [(KL, 2), (TINY, 3)])
-def test_the_page_of_other_models(vidtok: Cli, tmp_path: Path, browser: Any, model: str, plots: int) -> None:
+def test_the_page_of_other_models(vidtok: Cli, tmp_path: Path, open_page: Any, model: str, plots: int) -> None:
     made_rows(tmp_path / "dataset", grids=GRIDS, model=model)
     assert vidtok("stats", tmp_path / "dataset", "--html", tmp_path / "page.html").code == 0
-    opened = opened_page(browser, tmp_path / "page.html", plots=plots)
+    opened = opened_page(open_page, tmp_path / "page.html", plots=plots)
     assert opened.locator("#codes").count() == (0 if model == KL else 1)
 
 
 @pytest.mark.parametrize("model", [KL, TINY])
-def test_without_rows(vidtok: Cli, tmp_path: Path, browser: Any, model: str) -> None:
+def test_without_rows(vidtok: Cli, tmp_path: Path, open_page: Any, model: str) -> None:
     made_rows(tmp_path / "dataset", parts=0, model=model)
     done = vidtok("stats", tmp_path / "dataset", "--html", tmp_path / "page.html")
     assert done.code == 0 and cells(done.out, "rows  ")[0].split() == ["rows", "0"]
-    assert opened_page(browser, tmp_path / "page.html", plots=0).locator("#empty").count() == 1
+    assert opened_page(open_page, tmp_path / "page.html", plots=0).locator("#empty").count() == 1
 
 
 def test_latents_of_one_frame_alone(vidtok: Cli, tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def test_columns_that_are_asked_for_stay(root: Path) -> None:
     batch = LatentStream(root, batch_size=3, columns=["height", "source_key"])[0]
     assert batch["height"].tolist() == [16] * 3 and len(batch["source_key"]) == 3
     assert set(batch) == {"id", "caption", "height", "source_key", "latents", "sizes"}
+    assert "logvar" in LatentStream(root, batch_size=3, columns=["logvar"])[0]
 
 
 def test_statistics_are_those_of_the_snapshot(tmp_path: Path) -> None:

@@ -215,6 +215,20 @@ def test_a_loader_goes_on_after_every_batch(mixed: Path, num_workers: int) -> No
             assert equal(found + taken(second, 24 - stop), whole), (stop, workers)
 
 
+def test_of_two_states_the_later_one_says_where_a_lane_stands(mixed: Path) -> None:
+    """A state carries along what it was told of others' lanes, which may be long ago."""
+    options: Any = {"context": 60, "lanes": 2}
+    early, late = TokenStream(mixed, **options), TokenStream(mixed, **options)
+    taken(early, 2)
+    taken(late, 8)
+    state = late.state_dict()
+    stale = {**state, "carries": early.state_dict()["carries"]}
+    for states in ([state, stale], [stale, state]):
+        resumed = TokenStream(mixed, **options)
+        resumed.load_state_dict(states)
+        assert resumed.state_dict()["carries"] == state["carries"]
+
+
 def test_what_a_lane_gave_is_not_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.storage import Store
 
