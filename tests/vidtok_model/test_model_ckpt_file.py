@@ -123,6 +123,16 @@ def test_a_full_checkpoint_with_foreign_classes_loads(state, lightning, tmp_path
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
 
 
+def test_what_others_let_torch_unpickle_makes_no_difference(state, lightning, tmp_path):
+    """Megatron lets it have NumPy's dtype, but not the kinds of dtype: half of that is worse than nothing."""
+    path = tmp_path / "full.ckpt"
+    torch.save(full_checkpoint(state), path)
+    allowed = [np.dtype, np.ndarray, argparse.Namespace]
+    with torch.serialization.safe_globals(allowed):
+        assert load_tokenizer(TINY_FSQ, path).state_dict().keys() == state.keys()
+        assert set(allowed) <= set(torch.serialization.get_safe_globals()), "and they have it again afterwards"
+
+
 @pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "before zip"])
 def test_nothing_foreign_is_imported(state, lightning, tmp_path, as_zip):
     """Neither what is there (omegaconf) nor what isn't; in a process that has none of it yet."""
