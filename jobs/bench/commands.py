@@ -137,19 +137,32 @@ def bench_pipeline(
         sys.stdout.write(json.dumps(asdict(result), indent=1) + "\n")
         return
     table = Table(
-        "clips", "job / alone, CPU", "lowest", "highest", "slow encoder", "bottleneck", "fast one", "bottleneck"
+        "clips",
+        "job / alone, CPU",
+        "lowest",
+        "highest",
+        "on Ray",
+        "slow encoder",
+        "bottleneck",
+        "fast one",
+        "bottleneck",
     )
     table.add_row(
         str(result.clips),
         f"{result.cpu_ratio:.3f}",
         f"{result.lowest:.3f}",
         f"{result.highest:.3f}",
+        f"{result.ray_cpu_ratio:.3f}",
         f"{result.encoder_busy:.1%} busy",
         result.bottleneck_slow,
         f"{result.encoder_busy_starved:.1%} busy",
         result.bottleneck_fast,
     )
     _out.print(table)
+    _out.print(
+        f"On Ray, apart from that: {result.start_seconds:.1f} CPU seconds of the worker's start, "
+        f"{result.driver_seconds:.1f} of the driver, {result.daemon_seconds:.1f} of Ray's daemons"
+    )
 
 
 @bench.command("write")

@@ -3,13 +3,11 @@
 One worker, one decoder, one thread each; a tar of the clips that we carry, over and over, and a small carried model.
 """
 
-import contextlib
 import itertools
-import os
 import statistics
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,10 +18,12 @@ from typing import Any
 import numpy as np
 import webdataset
 
+from jobs.bench.processes import DAEMONS, OURS, WORKERS, cpu_seconds
 from pipeline.clips import cut_clips
 from pipeline.config import JobConfig
 from pipeline.executors import WorkOrder
 from pipeline.flow import Work, tokenize_shard
+from pipeline.job import Progress, run_job
 from pipeline.plan import make_plan
 from pipeline.progress import Counters
 from pipeline.records import Clip, EncodedClip, Shard
@@ -49,6 +49,10 @@ class PipelineCost:
             their clips alone: median.
         lowest: the lowest of the pairs.
         highest: the highest of the pairs.
+        ray_cpu_ratio: the same of a worker on Ray, over all shards of a job but its first.
+        start_seconds: CPU seconds of that worker before it began its first shard.
+        driver_seconds: those of the driver, its start with it.
+        daemon_seconds: those of all that Ray runs beside them, their start with it.
         encoder_busy: share of a job's time for which an encoder is busy that waits in place of computing, for three
             times what decoding a clip takes.
         bottleneck_slow: what the report names then.
@@ -60,6 +64,10 @@ class PipelineCost:
     cpu_ratio: float
     lowest: float
     highest: float
+    ray_cpu_ratio: float
+    start_seconds: float
+    driver_seconds: float
+    daemon_seconds: float
     encoder_busy: float
     bottleneck_slow: str | None
     encoder_busy_starved: float
@@ -81,12 +89,19 @@ def bench_pipeline(*, videos: int, runs: int) -> PipelineCost:
             clip_seconds = (time.perf_counter() - began) / len(clips)
             slow = bench.job(_Waiting(worker.work.encoder.batch_size, _SLOWER * clip_seconds))
             fast = bench.job(_Waiting(worker.work.encoder.batch_size, _FASTER * clip_seconds))
+        alone_seconds = statistics.median(alone for _, alone in pairs)
+        first, last = _on_ray(config, shards=1 + runs)
     ratios = [whole / alone for whole, alone in pairs]
+    shard_seconds = (last[WORKERS] - first[WORKERS]) / runs
     return PipelineCost(
         clips=len(clips),
         cpu_ratio=statistics.median(ratios),
         lowest=min(ratios),
         highest=max(ratios),
+        ray_cpu_ratio=shard_seconds / alone_seconds,
+        start_seconds=first[WORKERS] - shard_seconds,
+        driver_seconds=last[OURS],
+        daemon_seconds=last[DAEMONS],
         encoder_busy=slow.busy_share("encode"),
         bottleneck_slow=slow.bottleneck,
         encoder_busy_starved=fast.busy_share("encode"),
@@ -104,11 +119,28 @@ def _job(folder: Path, videos: int) -> JobConfig:
         {
             "input": {"shards": str(folder / "videos.tar")},
             "output": str(folder / "out"),
-            "model": {"name": next(iter(CARRIED))},
+            "model": {"name": next(name for name in CARRIED if "_fsq_" in name)},
             "clips": {"size": _SIZE, "fps": 12},
             "executor": {"kind": "inline", "batch_size": 4, "decoders": 1},
         }
     )
+
+
+def _on_ray(config: JobConfig, *, shards: int) -> tuple[Counter[str], Counter[str]]:
+    """CPU seconds of a job over so many tars of the same videos, after its first shard and after its last."""
+    tar = Path(config.input.patterns[0])
+    for number in range(shards):
+        (tar.parent / f"ray-{number}.tar").hardlink_to(tar)
+    job = config.model_dump(mode="json")
+    job |= {"input": {"shards": str(tar.parent / "ray-*.tar")}, "output": f"{config.output}-ray"}
+    job["executor"] |= {"kind": "ray", "address": "local", "num_workers": 1}
+    before, seen = cpu_seconds(), dict[int, Counter[str]]()
+
+    def look(progress: Progress) -> None:
+        seen.setdefault(progress.shards_done, cpu_seconds() - before)
+
+    run_job(JobConfig.model_validate(job), look)
+    return seen[1], seen[shards]
 
 
 class _Bench:
@@ -143,9 +175,9 @@ class _Bench:
 
     def cpu_seconds(self, run: Callable[[], object]) -> float:
         """Of this process and those that it started, which decode."""
-        before = _cpu_seconds()
+        before = cpu_seconds()[OURS]
         run()
-        return _cpu_seconds() - before
+        return cpu_seconds()[OURS] - before
 
 
 class _Waiting:
@@ -170,19 +202,3 @@ class _Waiting:
             return [EncodedClip(tokens_THW=np.zeros((5, 16, 16), np.int32)) for _ in clips]
 
         return wait
-
-
-def _cpu_seconds() -> float:
-    """Of this process and all that descend from it, those that ended and were waited for too."""
-    ticks, children = {}, defaultdict(list)
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            fields = stat.read_text().rpartition(")")[2].split()
-            ticks[int(stat.parent.name)] = sum(map(int, fields[11:15]))
-            children[int(fields[1])].append(int(stat.parent.name))
-    counted, left = 0, [os.getpid()]
-    while left:
-        process = left.pop()
-        counted += ticks.get(process, 0)
-        left += children[process]
-    return counted / os.sysconf("SC_CLK_TCK")

@@ -69,7 +69,8 @@ class TokenLoader:
         self._consumed = self._dataset.consumed
         for item in self._loader:
             self._consumed += self._dataset.world_size
-            self._carries.update(item.pop("carry", {}))
+            if isinstance(item, dict):  # a transform may make something else
+                self._carries.update(item.pop("carry", {}))
             yield item
         self._dataset.rewind()
 

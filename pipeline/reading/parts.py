@@ -184,12 +184,12 @@ class _Ranges(io.RawIOBase):
     def __init__(self, size_bytes: int) -> None:
         self._size_bytes = size_bytes
         self._position = 0
-        self._ranges: list[tuple[int, bytes]] = []
+        self._ranges: list[tuple[int, memoryview]] = []
 
     def add(self, begin: int, data: bytes) -> None:
-        self._ranges.append((begin, data))
+        self._ranges.append((begin, memoryview(data)))
 
-    def read(self, size: int | None = -1, /) -> bytes:
+    def read(self, size: int | None = -1, /) -> memoryview:  # Arrow takes it without a copy
         wanted = self._size_bytes - self._position if size is None or size < 0 else size
         for begin, data in self._ranges:
             if begin <= self._position and self._position + wanted <= begin + len(data):
