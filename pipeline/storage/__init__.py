@@ -2,6 +2,15 @@
 
 from pipeline.storage.listing import ObjectInfo
 from pipeline.storage.opening import absolute_url, check_conditional_put, open_store, why_not_writable
+from pipeline.storage.reader import BLOCK_BYTES
 from pipeline.storage.store import Store
 
-__all__ = ["ObjectInfo", "Store", "absolute_url", "check_conditional_put", "open_store", "why_not_writable"]
+__all__ = [
+    "BLOCK_BYTES",
+    "ObjectInfo",
+    "Store",
+    "absolute_url",
+    "check_conditional_put",
+    "open_store",
+    "why_not_writable",
+]
