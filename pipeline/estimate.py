@@ -18,6 +18,7 @@ __all__ = ["Estimate", "Quantity", "estimate_job"]
 _RESAMPLED = 1000
 _SHARE = 0.95
 _SHOWN_REJECT = 300  # letters
+_Clips = list[tuple[Clip, EncodedClip]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +161,16 @@ def _payload(plan: Plan, video: ProbedVideo) -> int:
     return sum(num_positions(config, clip) * position for clip, _ in video.rows)
 
 
+def _order(video: ProbedVideo) -> int:
+    """In its shard."""
+    return video.place.start.sample
+
+
 def _exact_parts(plan: Plan, videos: Sequence[ProbedVideo]) -> int:
     """As `batch_clips` closes them."""
     payloads: dict[str, int] = {}  # of the part under way, of each shard
     closed = 0
-    for video in sorted(videos, key=lambda video: (video.place.start.sample, video.ref.occurrence)):
+    for video in sorted(videos, key=_order):
         shard_id = video.place.shard.shard_id
         payloads[shard_id] = payloads.get(shard_id, 0) + _payload(plan, video)
         if payloads[shard_id] >= plan.config.rows.part_bytes:
@@ -193,7 +199,7 @@ def _sizes(plan: Plan, videos: Sequence[ProbedVideo]) -> tuple[float, float]:
     config, sizes = plan.config.model.tokenizer_config(), PartSizes(plan)
     drawn = DrawnCodes(config, seed=0)
 
-    def with_drawn(clips: Sequence[tuple[Clip, EncodedClip]]) -> list[tuple[Clip, EncodedClip]]:
+    def with_drawn(clips: _Clips) -> _Clips:
         return [(clip, drawn.of(clip)) for clip, _ in clips]
 
     stand_ins = [replace(video, clips=with_drawn(video.clips)) for video in videos]
@@ -205,17 +211,21 @@ def _sizes(plan: Plan, videos: Sequence[ProbedVideo]) -> tuple[float, float]:
     alone = sizes.of([replace(first, clips=first.clips[:1])])
     payload = _payload(plan, replace(first, clips=first.clips[:1]))
     of_a_row = (whole - alone) / (rows - 1) if rows > 1 else min(payload, alone)
-    # What the model's own codes spare, where some were made.
-    real = [
-        replace(video, clips=[pair for pair in video.rows if not isinstance(pair[1], DrawnClip)]) for video in videos
-    ]
-    real = [video for video in real if video.rows]
-    encoded = sum(len(video.rows) for video in real)
-    spared = 0.0
-    if encoded:
-        twins = [replace(video, clips=with_drawn(video.clips)) for video in real]
-        spared = (sizes.of(twins) - sizes.of(real)) / encoded
-    return of_a_row - spared, alone - of_a_row
+    return of_a_row - _spared(videos, sizes, with_drawn), alone - of_a_row
+
+
+def _spared(videos: Sequence[ProbedVideo], sizes: PartSizes, with_drawn: Callable[[_Clips], _Clips]) -> float:
+    """What the model's own codes spare a row, against drawn ones, where some are such; shard by shard, as in parts."""
+    of_shards: dict[str, list[ProbedVideo]] = {}
+    for video in sorted(videos, key=_order):
+        real = [pair for pair in video.rows if not isinstance(pair[1], DrawnClip)]
+        if real:
+            of_shards.setdefault(video.place.shard.shard_id, []).append(replace(video, clips=real))
+    spared = sum(
+        sizes.of([replace(video, clips=with_drawn(video.clips)) for video in some]) - sizes.of(some)
+        for some in of_shards.values()
+    )
+    return spared / max(1, sum(len(video.clips) for some in of_shards.values() for video in some))
 
 
 def _examples(videos: Sequence[ProbedVideo]) -> dict[str, str]:
