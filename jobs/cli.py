@@ -24,6 +24,7 @@ from jobs.logs import log_to
 from jobs.model_commands import convert, evaluate, models, reconstruct, train
 from jobs.options import Anon, Assignments, EndpointUrl, Verbose
 from jobs.planning import plan
+from jobs.previewing import preview
 from jobs.statistics import stats
 from pipeline.config import JobConfig
 from pipeline.errors import (
@@ -250,6 +251,7 @@ def decode(
 
 
 app.command()(plan)
+app.command()(preview)
 app.command()(remove)
 app.command()(split)
 app.command()(merge)

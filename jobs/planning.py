@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.records import Shard
     from pipeline.worker_memory import MemoryTerm
 
-__all__ = ["Forecast", "checked_plan", "plan", "shards_left"]
+__all__ = ["Forecast", "about_plan", "checked_plan", "plan", "shards_left"]
 
 # A store that does not answer is found out soon, and all of them in one go.
 _RETRY_SECONDS = 5.0
@@ -184,7 +184,7 @@ def _forecast(
         )
     estimate = estimate_job(planned, left, sample, probed)
     return Forecast(
-        job=_about(planned),
+        job=about_plan(planned),
         shards=total,
         committed=total - len(left),
         seed=seed,
@@ -197,7 +197,8 @@ def _forecast(
     )
 
 
-def _about(planned: "Plan") -> dict[str, str]:
+def about_plan(planned: "Plan") -> dict[str, str]:
+    """What is planned, for a person."""
     config = planned.config
     clips = config.clips
     rate = f"{clips.fps:g} frames a second" if clips.fps else f"every {clips.every or 1}. frame"
