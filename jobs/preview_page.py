@@ -13,7 +13,7 @@ from pipeline.records import VideoRef
 
 __all__ = ["page_of"]
 
-_SHOWN_FRAMES, _MOVING_FRAMES = 4, 32
+_SHOWN_FRAMES, _MOVING_FRAMES = 5, 32
 _LONGEST_MILLISECONDS = 1000
 
 
@@ -33,7 +33,6 @@ def page_of(
     return template.render(
         model=model,
         facts=facts,
-        columns=_SHOWN_FRAMES,
         clips=[_clip(preview) for preview in shown],
         rejects=[(_name(ref), reason) for ref, reason in rejects],
     )
@@ -77,4 +76,4 @@ def _moving(pairs: Sequence[tuple[Any, Any, float]], duration_seconds: float) ->
         min(_LONGEST_MILLISECONDS, max(20, round(1000 * (end - seconds))))
         for (_, _, seconds), end in zip(some, ends, strict=True)
     ]
-    return animation_url(np.stack([np.concatenate(pair[:2], axis=1) for pair in some]), times)
+    return animation_url(np.stack([np.concatenate(pair[:2]) for pair in some]), times)
