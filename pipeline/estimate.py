@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.batches import bytes_per_position, num_positions
 from pipeline.plan import Plan
 from pipeline.probing import DrawnClip, DrawnCodes, PartSizes, ProbedVideo
-from pipeline.records import Clip, EncodedClip, Shard, SourceInfo
+from pipeline.records import Shard, SourceInfo
 from pipeline.sampling import Place, VideoSample
 
 __all__ = ["Estimate", "Quantity", "estimate_job"]
@@ -18,7 +18,6 @@ __all__ = ["Estimate", "Quantity", "estimate_job"]
 _RESAMPLED = 1000
 _SHARE = 0.95
 _SHOWN_REJECT = 300  # letters
-_Clips = list[tuple[Clip, EncodedClip]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +27,11 @@ class Quantity:
     value: float
     low: float
     high: float
+
+    @property
+    def spread(self) -> float:
+        """How uncertain it is."""
+        return self.high - self.low
 
     def times(self, factor: float) -> "Quantity":
         """The product with a number that is known."""
@@ -75,14 +79,22 @@ class Estimate:
 def estimate_job(plan: Plan, shards: Sequence[Shard], sample: VideoSample, videos: Sequence[ProbedVideo]) -> Estimate:
     """Scales what came of a sample to all of the shards that it was drawn from."""
     places = list(dict.fromkeys(video.place for video in videos))
-    scale = _Scale(sample, places)
-    quantities = {name: scale.of(counts) for name, counts in _counts(plan, videos).items()}
-    parts = _exact_parts(plan, videos) if sample.is_whole else _expected_parts(plan, shards, sample, quantities)
-    row_bytes, part_bytes = _sizes(plan, videos)
-    rows = quantities["rows"]
-    quantities["bytes"] = Quantity(
-        **{end: getattr(rows, end) * row_bytes + parts * part_bytes for end in ("value", "low", "high")}
-    )
+    counts = _counts(plan, videos)
+    scales = [_Scale(places, [place.size for place in places], sample.total, is_whole=sample.is_whole)]
+    if sample.number is not None:
+        scales.append(_Scale(places, [1.0] * len(places), sample.number, is_whole=sample.is_whole))
+    # Rows go by bytes where all videos are encoded alike, and by their number where they are of one length.
+    scale = min(scales, key=lambda scale: scale.of(counts["rows"]).spread)
+    quantities = {name: scale.of(of_places) for name, of_places in counts.items()}
+    if sample.is_whole:
+        groups = _parts(plan, videos)
+        parts, size = len(groups), _Bytes(plan).of_all(groups)
+        quantities["bytes"] = Quantity(value=size, low=size, high=size)
+    else:
+        parts = _expected_parts(plan, shards, sample, quantities)
+        of_a_row, of_a_part = _Bytes(plan).of_each(videos)
+        ends = ((end, getattr(quantities["rows"], end)) for end in ("value", "low", "high"))
+        quantities["bytes"] = Quantity(**{end: rows * of_a_row + parts * of_a_part for end, rows in ends})
     config = plan.config.model.tokenizer_config()
     codes = [code for video in videos for _, code in video.rows]
     return Estimate(
@@ -112,16 +124,16 @@ _LABELS: dict[str, Callable[[SourceInfo], str]] = {
 class _Scale:
     """From a sample to the whole: by the share that it is of the input, in which the draws are its uncertainty too."""
 
-    def __init__(self, sample: VideoSample, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[Place], sizes_of: Sequence[float], total: int, *, is_whole: bool) -> None:
         self._numbers = {place: number for number, place in enumerate(places)}
         times = np.array([place.times for place in places], np.float64)
-        sizes = np.array([place.size for place in places], np.float64)
-        self._is_whole, self._total, self._times, self._sizes = sample.is_whole, sample.total, times, sizes
-        if not sample.is_whole and places:
+        sizes = np.array(sizes_of, np.float64)
+        self._is_whole, self._total, self._times, self._sizes = is_whole, total, times, sizes
+        if not is_whole and places:
             draws = int(times.sum())
             self._resampled = np.random.default_rng(0).multinomial(draws, times / draws, size=_RESAMPLED)
             # The nearer a sample is to all there are, the less is left to chance.
-            self._spread = math.sqrt(max(0.0, 1 - sizes.sum() / sample.total))
+            self._spread = math.sqrt(max(0.0, 1 - sizes.sum() / total))
 
     def of(self, counts: Mapping[Place, float]) -> Quantity:
         """What is counted of each place, of the whole."""
@@ -161,22 +173,16 @@ def _payload(plan: Plan, video: ProbedVideo) -> int:
     return sum(num_positions(config, clip) * position for clip, _ in video.rows)
 
 
-def _order(video: ProbedVideo) -> int:
-    """In its shard."""
-    return video.place.start.sample
-
-
-def _exact_parts(plan: Plan, videos: Sequence[ProbedVideo]) -> int:
-    """As `batch_clips` closes them."""
-    payloads: dict[str, int] = {}  # of the part under way, of each shard
-    closed = 0
-    for video in sorted(videos, key=_order):
-        shard_id = video.place.shard.shard_id
-        payloads[shard_id] = payloads.get(shard_id, 0) + _payload(plan, video)
-        if payloads[shard_id] >= plan.config.rows.part_bytes:
-            closed += 1
-            del payloads[shard_id]
-    return closed + len(payloads)
+def _parts(plan: Plan, videos: Sequence[ProbedVideo]) -> list[list[ProbedVideo]]:
+    """The videos of each part, where these are all: as `batch_clips` closes them."""
+    under_way: dict[str, list[ProbedVideo]] = {}  # of each shard
+    closed = []
+    for video in sorted(videos, key=lambda video: video.place.start.sample):
+        part = under_way.setdefault(video.place.shard.shard_id, [])
+        part.append(video)
+        if sum(_payload(plan, one) for one in part) >= plan.config.rows.part_bytes and video.ends_sample:
+            closed.append(under_way.pop(video.place.shard.shard_id))
+    return closed + list(under_way.values())
 
 
 def _expected_parts(
@@ -192,40 +198,50 @@ def _expected_parts(
     return int(np.maximum(1, np.ceil(kept * sizes / sample.total / of_a_part)).sum())
 
 
-def _sizes(plan: Plan, videos: Sequence[ProbedVideo]) -> tuple[float, float]:
-    """Bytes that a row adds to a part, and those of a part beside its rows."""
-    if not videos:
-        return 0.0, 0.0
-    config, sizes = plan.config.model.tokenizer_config(), PartSizes(plan)
-    drawn = DrawnCodes(config, seed=0)
+class _Bytes:
+    """Sizes of parts of drawn codes, and what the model's own spare where some clips were encoded."""
 
-    def with_drawn(clips: _Clips) -> _Clips:
-        return [(clip, drawn.of(clip)) for clip, _ in clips]
+    def __init__(self, plan: Plan) -> None:
+        self._sizes = PartSizes(plan)
+        self._drawn = DrawnCodes(plan.config.model.tokenizer_config(), seed=0)
+        self._plan = plan
 
-    stand_ins = [replace(video, clips=with_drawn(video.clips)) for video in videos]
-    rows = sum(len(video.rows) for video in videos)
-    whole = sizes.of(stand_ins)
-    first = next((video for video in stand_ins if video.rows), None)
-    if first is None:
-        return 0.0, float(whole)
-    alone = sizes.of([replace(first, clips=first.clips[:1])])
-    payload = _payload(plan, replace(first, clips=first.clips[:1]))
-    of_a_row = (whole - alone) / (rows - 1) if rows > 1 else min(payload, alone)
-    return of_a_row - _spared(videos, sizes, with_drawn), alone - of_a_row
+    def _of(self, videos: Sequence[ProbedVideo]) -> int:
+        return self._sizes.of(
+            replace(video, clips=[(clip, self._drawn.of(clip)) for clip, _ in video.clips]) for video in videos
+        )
 
+    def of_all(self, parts: Sequence[Sequence[ProbedVideo]]) -> float:
+        """Of these parts."""
+        rows = sum(len(video.rows) for part in parts for video in part)
+        return sum(map(self._of, parts)) - rows * self._spared(parts)
 
-def _spared(videos: Sequence[ProbedVideo], sizes: PartSizes, with_drawn: Callable[[_Clips], _Clips]) -> float:
-    """What the model's own codes spare a row, against drawn ones, where some are such; shard by shard, as in parts."""
-    of_shards: dict[str, list[ProbedVideo]] = {}
-    for video in sorted(videos, key=_order):
-        real = [pair for pair in video.rows if not isinstance(pair[1], DrawnClip)]
-        if real:
-            of_shards.setdefault(video.place.shard.shard_id, []).append(replace(video, clips=real))
-    spared = sum(
-        sizes.of([replace(video, clips=with_drawn(video.clips)) for video in some]) - sizes.of(some)
-        for some in of_shards.values()
-    )
-    return spared / max(1, sum(len(video.clips) for some in of_shards.values() for video in some))
+    def of_each(self, videos: Sequence[ProbedVideo]) -> tuple[float, float]:
+        """What a row adds to a part, and what a part has beside its rows."""
+        rows = sum(len(video.rows) for video in videos)
+        first = next((video for video in videos if video.rows), None)
+        if first is None:
+            return 0.0, float(self._of(videos[:1])) if videos else 0.0
+        one = replace(first, clips=first.clips[:1])
+        alone = self._of([one])
+        of_a_row = (self._of(videos) - alone) / (rows - 1) if rows > 1 else _payload(self._plan, one)
+        shards: dict[str, list[ProbedVideo]] = {}
+        for video in videos:
+            shards.setdefault(video.place.shard.shard_id, []).append(video)
+        return of_a_row - self._spared(list(shards.values())), alone - of_a_row
+
+    def _spared(self, parts: Sequence[Sequence[ProbedVideo]]) -> float:
+        """By the model's own codes, of each row; within a part, where clips that are alike spare more."""
+        rows = spared = 0
+        for part in parts:
+            real = [
+                replace(video, clips=[pair for pair in video.rows if not isinstance(pair[1], DrawnClip)])
+                for video in part
+            ]
+            if some := [video for video in real if video.rows]:
+                spared += self._of(some) - self._sizes.of(some)
+                rows += sum(len(video.rows) for video in some)
+        return spared / max(1, rows)
 
 
 def _examples(videos: Sequence[ProbedVideo]) -> dict[str, str]:

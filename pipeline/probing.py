@@ -43,6 +43,7 @@ class ProbedVideo:
     Attributes:
         place: where it was drawn.
         ref: which one it is.
+        ends_sample: whether no other video of its sample follows, so that a part may end with it.
         reject: why it gives no rows, or None.
         source: what its container says, where it could be opened.
         seconds: from its first frame to the end of the last one taken.
@@ -54,6 +55,7 @@ class ProbedVideo:
 
     place: Place
     ref: VideoRef
+    ends_sample: bool
     reject: Reject | None = None
     source: SourceInfo | None = None
     seconds: float = 0.0
@@ -155,7 +157,7 @@ def probe_videos(
 
     def videos() -> Iterator[Video]:
         for place, video in sample.videos():
-            probed[id(video.ref)] = ProbedVideo(place=place, ref=video.ref)
+            probed[id(video.ref)] = ProbedVideo(place=place, ref=video.ref, ends_sample=video.end is not None)
             yield video
 
     def watch(ref: VideoRef, frame: DecodedFrame) -> None:

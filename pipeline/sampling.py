@@ -56,13 +56,18 @@ class VideoSample:
     Attributes:
         places: where they lie, in an order drawn by the seed.
         total: of the input what the sizes of places are shares of: bytes of the tars, or videos of the lists.
-        is_whole: whether these are all there are.
+        number: how many places there are, or None where nobody counted.
     """
 
     plan: Plan
     places: list[Place]
     total: int
-    is_whole: bool
+    number: int | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all places were drawn."""
+        return self.number == len(self.places)
 
     def videos(self) -> Iterator[tuple[Place, Video]]:
         """Reads the videos, each with its place; what cannot be read comes with its reject.
@@ -92,15 +97,15 @@ def draw_videos(plan: Plan, shards: Sequence[Shard], count: int, seed: int) -> V
     """
     dice = np.random.default_rng(seed)
     if not shards:
-        return VideoSample(plan=plan, places=[], total=0, is_whole=True)
+        return VideoSample(plan=plan, places=[], total=0, number=0)
     if plan.config.input.kind != "shards":
         places, total = _draw_listed(shards, count, dice)
-        return VideoSample(plan=plan, places=places, total=total, is_whole=len(places) == total)
+        return VideoSample(plan=plan, places=places, total=total, number=total)
     sizes = np.array([shard.size_bytes for shard in shards], np.int64)
     total, store = int(sizes.sum()), _input(plan)
     if total > _SMALL_BYTES or len(shards) > _SMALL_SHARDS:
         places = _draw_bytes(store, shards, sizes, count, dice)
-        return VideoSample(plan=plan, places=places, total=total, is_whole=False)
+        return VideoSample(plan=plan, places=places, total=total, number=None)
     found = [
         Place(shard=shard, start=start)
         for shard in shards
@@ -108,7 +113,7 @@ def draw_videos(plan: Plan, shards: Sequence[Shard], count: int, seed: int) -> V
         if number == 0
     ]
     chosen = dice.permutation(len(found))[:count]
-    return VideoSample(plan=plan, places=[found[n] for n in chosen], total=total, is_whole=count >= len(found))
+    return VideoSample(plan=plan, places=[found[n] for n in chosen], total=total, number=len(found))
 
 
 def _input(plan: Plan) -> Store:
