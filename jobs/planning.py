@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.model_config import RANDOM_CHECKPOINT
 
 if TYPE_CHECKING:
-    from pipeline.config import JobConfig
+    from pipeline.config import JobConfig, StoreConfig
     from pipeline.estimate import Estimate
     from pipeline.measuring import Speed
     from pipeline.plan import Plan
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Forecast", "about_plan", "checked_plan", "plan", "shards_left"]
 
 # A store that does not answer is found out soon, and all of them in one go.
-_RETRY_SECONDS = 5.0
+_RETRY_SECONDS, _ANSWER_SECONDS = 5.0, 10.0
 
 
 @dataclass(kw_only=True)
@@ -132,10 +132,14 @@ def checked_plan(path: Path, assignments: Sequence[str]) -> "Plan":
 
 def _impatient(job: "JobConfig") -> "JobConfig":
     """The job, asking stores for a few seconds at most."""
-    stores = {
-        side: store.model_copy(update={"retry_seconds": min(store.retry_seconds, _RETRY_SECONDS)})
-        for side, store in (("input", job.storage.input), ("output", job.storage.output))
-    }
+
+    def impatient(store: "StoreConfig") -> "StoreConfig":
+        retry = min(store.retry_seconds, _RETRY_SECONDS)
+        return store.model_copy(
+            update={"retry_seconds": retry, "answer_seconds": min(store.answer_seconds, _ANSWER_SECONDS)}
+        )
+
+    stores = {"input": impatient(job.storage.input), "output": impatient(job.storage.output)}
     return job.model_copy(update={"storage": job.storage.model_copy(update=stores)})
 
 
@@ -224,6 +228,6 @@ def _memory(planned: "Plan", estimate: "Estimate") -> "list[MemoryTerm]":
         config,
         weights_bytes=weights_bytes,
         video_bytes=estimate.largest_video_bytes,
-        frame_bytes=estimate.largest_frame_bytes,
+        frame_bytes=max(estimate.largest_frame_bytes, 3 * config.clips.size**2),
         rows_bytes=estimate.largest_rows_bytes,
     )

@@ -10,6 +10,7 @@ from jobs.display import human_bytes, human_seconds
 from jobs.planning import Forecast
 from pipeline.config import JobConfig
 from pipeline.estimate import Quantity
+from pipeline.progress import WANTED_REJECTS
 
 __all__ = ["show_forecast"]
 
@@ -24,8 +25,8 @@ def show_forecast(console: Console, found: Forecast, config: JobConfig) -> None:
     grid.add_column(overflow="fold")
     for name, value in {
         **found.job,
-        **_input_facts(found),
-        **_dataset_facts(found),
+        **_input_facts(found, config),
+        **_dataset_facts(found, config),
         **_cost_facts(found, config),
     }.items():
         grid.add_row(Text(name, style="dim"), Text(value))
@@ -41,24 +42,23 @@ def show_forecast(console: Console, found: Forecast, config: JobConfig) -> None:
     _show_memory(console, found)
 
 
-def _input_facts(found: Forecast) -> dict[str, str]:
+def _input_facts(found: Forecast, config: JobConfig) -> dict[str, str]:
     estimate = found.estimate
-    of_those = f", {found.committed:,} of them committed; what follows is of the others" if found.committed else ""
-    size = human_bytes(estimate.input_bytes) if estimate.input_bytes else "of unknown size"
-    what = (
-        f"all {estimate.sampled:,} videos, so what follows is exact, but for bytes"
-        if estimate.is_exact
-        else f"{estimate.sampled:,} videos (seed {found.seed}); in brackets where 95 of 100 such samples have the whole"
-    )
+    done = f", {found.committed:,} of them committed: what follows is of the others" if found.committed else ""
+    is_known = estimate.input_bytes > 0 or config.input.kind == "shards"
+    size = human_bytes(estimate.input_bytes) if is_known else "of unknown size"
+    what = f"{estimate.sampled:,} videos (seed {found.seed}); in brackets where 95 of 100 such samples have the whole"
+    if estimate.is_exact:
+        what = f"all {estimate.sampled:,} videos, so what follows is exact, but for bytes"
     return {
-        "input": f"{found.shards:,} shards{of_those}, {size}",
+        "input": f"{found.shards:,} shards{done}, {size}",
         "sampled": f"{what}; {found.seconds:.1f} s",
         "videos": _number(estimate.quantities["videos"]),
         "duration": _text(estimate.quantities["hours"].times(3600), human_seconds),
     }
 
 
-def _dataset_facts(found: Forecast) -> dict[str, str]:
+def _dataset_facts(found: Forecast, config: JobConfig) -> dict[str, str]:
     estimate = found.estimate
     quantities = estimate.quantities
     bound = ""
@@ -69,8 +69,18 @@ def _dataset_facts(found: Forecast) -> dict[str, str]:
         "tokens": _number(quantities["tokens"]),
         "parts": f"{estimate.parts:,} files, {_text(quantities['bytes'], human_bytes)}"
         + (f" ({bound})" if bound else ""),
-        "rejects": _number(quantities["rejects"]),
+        "rejects": _number(quantities["rejects"]) + _over_budget(found, config),
     }
+
+
+def _over_budget(found: Forecast, config: JobConfig) -> str:
+    """Whether the job would be stopped, as things are."""
+    quantities, budget = found.estimate.quantities, config.budget
+    wanted = sum(quantities[f"rejects: {name}"].value for name in WANTED_REJECTS & found.estimate.examples.keys())
+    share = (quantities["rejects"].value - wanted) / max(1.0, quantities["videos"].value)
+    if budget.share is None or share <= budget.share:
+        return ""
+    return f": {share:.0%} of the videos, where budget.share stops a job at {budget.share:.0%}"
 
 
 def _cost_facts(found: Forecast, config: JobConfig) -> dict[str, str]:

@@ -127,6 +127,9 @@ class StoreConfig(Section):
     retry_seconds: float = Field(
         default=60, ge=0, description="How long a request that fails for a passing reason is sent again."
     )
+    answer_seconds: float = Field(
+        default=60, gt=0, description="How long an S3 server may be silent before a request counts as failed."
+    )
 
     @field_validator("endpoint_url")
     @classmethod

@@ -49,7 +49,10 @@ def worker_memory(
     clip = job.clip_frames * frame_bytes
     batch = batch_size * clip
     window = max(WINDOW_BYTES, frame_bytes)
-    fetched = max(FETCHED_AHEAD_BYTES, video_bytes) if job.input.kind != "shards" else BLOCK_BYTES
+    if job.input.kind == "shards":
+        fetched, fetching = BLOCK_BYTES, "a block of the tar"
+    else:
+        fetched, fetching = max(FETCHED_AHEAD_BYTES, video_bytes), "those fetched (256 MiB, or one)"
     ahead = max(AHEAD_BYTES, video_bytes)
     waiting = max(AHEAD_BYTES, batch)
     payload = max(job.rows.part_bytes, rows_bytes) + rows_bytes
@@ -66,7 +69,7 @@ def worker_memory(
         MemoryTerm(
             name="encoded videos",
             size_bytes=fetched + ahead + (2 + decoders) * video_bytes,
-            what="those read ahead (64 MiB, or one), one being read, one handed over, one in each decoder",
+            what=f"{fetching}, those read ahead (64 MiB, or one), one being read, one handed over, one in each decoder",
         ),
         MemoryTerm(
             name="windows of frames",

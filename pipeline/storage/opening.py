@@ -72,7 +72,8 @@ def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
     Args:
         root: the folder. It need not exist.
         options: `endpoint_url`, `anon`, `region` and `profile`, where the store has such things; `retry_seconds`, for
-            how long a request is tried again; `allow_single_writer`, see `Store.put_if_absent`.
+            how long a request is tried again; `answer_seconds`, for how long S3 may be silent within one;
+            `allow_single_writer`, see `Store.put_if_absent`.
 
     Raises:
         ConfigError: the protocol is unknown, its package is not installed, or the endpoint is no URL.
@@ -127,7 +128,7 @@ def _s3_options(given: Mapping[str, Any]) -> dict[str, Any]:
         result["client_kwargs"] = {"region_name": given["region"]}
     result["config_kwargs"] = {
         "connect_timeout": _CONNECT_SECONDS,
-        "read_timeout": _READ_SECONDS,
+        "read_timeout": given.get("answer_seconds", _READ_SECONDS),
         "retries": {"mode": "standard", "total_max_attempts": 1},
     }
     # Listings change while a job runs, so none may come from a cache.

@@ -1,6 +1,7 @@
 """`vidtok plan`, held against what the job then writes; all that keeps a job from starting, in one go."""
 
 import json
+import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 import yaml
 
+import jobs.planning
 import pipeline.sampling
 from pipeline.dataset import Dataset
 from pipeline.decoding.frames import decode_frames
@@ -289,20 +292,33 @@ def test_all_that_is_wrong_in_one_go(vidtok: Cli, tmp_path: Path, video: bytes) 
 
 
 def test_stores_that_do_not_answer_or_refuse(
-    vidtok: Cli, tmp_path: Path, video: bytes, s3_endpoint: str, bucket: str
+    vidtok: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_endpoint: str, bucket: str
 ) -> None:
-    pack_tar(tmp_path / "in/0.tar", [("a.mp4", video)])
-    nobody = f"http://127.0.0.1:{free_port()}"
-    stores = {"input": {"endpoint_url": nobody}, "output": {"endpoint_url": nobody}}
-    job = small(tmp_path, input={"shards": "s3://one/in/"}, output="s3://two/out", storage=stores)
+    """Nobody listens, nobody answers, no such bucket, no such key: told of each side, in seconds."""
+
+    def said(input_root: str, output: str, endpoint: str) -> str:
+        stores = {side: {"endpoint_url": endpoint} for side in ("input", "output")}
+        done = vidtok("plan", small(tmp_path, input={"shards": input_root}, output=output, storage=stores))
+        assert done.code == 2 and done.out == ""
+        return str(done.err)
+
+    monkeypatch.setattr(jobs.planning, "_RETRY_SECONDS", 1)
+    monkeypatch.setattr(jobs.planning, "_ANSWER_SECONDS", 1)
     began = time.monotonic()
-    done = vidtok("plan", job)
-    assert done.code == 2 and time.monotonic() - began < 30
-    assert "s3://two/out" in done.err and "s3://one/in" in done.err, done.err
-    there = {"input": {"endpoint_url": s3_endpoint}, "output": {"endpoint_url": s3_endpoint}}
-    job = small(tmp_path, input={"shards": "s3://no-such-bucket/"}, output="s3://none-either/out", storage=there)
-    done = vidtok("plan", job)
-    assert done.code == 2 and "no-such-bucket" in done.err and "none-either" in done.err, done.err
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes connections, and answers nothing
+        for port in (free_port(), server.getsockname()[1]):
+            err = said("s3://one/in/", "s3://two/out", f"http://127.0.0.1:{port}")
+            assert "cannot list s3://one/in" in err and "cannot read s3://two/out" in err
+    assert time.monotonic() - began < 30
+    err = said("s3://no-such-bucket/", "s3://none-either/out", s3_endpoint)
+    assert "no-such-bucket" in err and "none-either" in err, err
+    requests.post(f"{s3_endpoint}/moto-api/reset-auth", data=b"0", timeout=10)  # from here on it looks at keys
+    try:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-key-wrong-key")
+        err = said(f"s3://{bucket}/", f"s3://{bucket}/out", s3_endpoint)
+    finally:
+        requests.post(f"{s3_endpoint}/moto-api/reset-auth", data=b"inf", timeout=10)
+    assert err.count("PermissionError") == 2 and "wrong-key" not in err
 
 
 def test_on_s3_nothing_is_written(vidtok: Cli, tmp_path: Path, s3_endpoint: str, bucket: str, video: bytes) -> None:
