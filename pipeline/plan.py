@@ -25,7 +25,7 @@ from pipeline.rows import FORMAT_VERSION
 from pipeline.secrets import redact, redact_url, storable
 from pipeline.shard_table import ShardTable
 from pipeline.shards import input_root, list_shards, relative_patterns
-from pipeline.storage import Store, open_store
+from pipeline.storage import Store, check_folder, open_store
 from pipeline.video_lists import VideoLists, list_videos, read_listed
 
 __all__ = ["Plan", "check_plan", "describe", "make_plan"]
@@ -111,6 +111,8 @@ def check_plan(config: JobConfig) -> tuple[Plan | None, list[VidtokError]]:
         output = attempt(lambda: _read_output(config))
         new = attempt(lambda: _find_new(config, output))
         weights = located.result()
+    if output is not None:
+        attempt(lambda: check_folder(output.store))
     dataset = None if output is None else output.dataset
     if dataset is not None:
         # Without weights, all else is compared.

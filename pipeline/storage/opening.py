@@ -18,7 +18,7 @@ from pipeline.storage.faults import describe, store_faults
 from pipeline.storage.store import RETRY_SECONDS, Store
 from pipeline.storage.writes import HAVE_CONDITION
 
-__all__ = ["absolute_url", "check_conditional_put", "open_store", "why_not_writable"]
+__all__ = ["absolute_url", "check_conditional_put", "check_folder", "open_store", "why_not_writable"]
 
 # Of one request: to a connection, and between two packets of an answer.
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
@@ -133,6 +133,22 @@ def _s3_options(given: Mapping[str, Any]) -> dict[str, Any]:
     }
     # Listings change while a job runs, so none may come from a cache.
     return {**result, "use_listings_cache": False, "default_fill_cache": False}
+
+
+def check_folder(store: Store) -> None:
+    """Looks whether files can be made in a local store, and makes none; what other stores allow, only a write tells.
+
+    Raises:
+        ConfigError: it is no folder, or may not be written to.
+    """
+    if not store.is_local:
+        return
+    folder = store.root
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        why = "may not be written to" if os.path.isdir(folder) else "is no folder"
+        raise ConfigError(f"output: {store.root}: {folder} {why}")
 
 
 def check_conditional_put(store: Store) -> None:
