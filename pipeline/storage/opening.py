@@ -136,19 +136,18 @@ def _s3_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_folder(store: Store) -> None:
-    """Looks whether files can be made in a local store, and makes none; what other stores allow, only a write tells.
+    """Looks whether files may be made in a local store, and makes none; what other stores allow, only a write tells.
 
     Raises:
-        ConfigError: it is no folder, or may not be written to.
+        ConfigError: it, or the folder in which it would be made, may not be written to.
     """
     if not store.is_local:
         return
     folder = store.root
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-        why = "may not be written to" if os.path.isdir(folder) else "is no folder"
-        raise ConfigError(f"output: {store.root}: {folder} {why}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"output: {store.root}: {folder} may not be written to")
 
 
 def check_conditional_put(store: Store) -> None:
