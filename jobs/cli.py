@@ -14,15 +14,17 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 
 from jobs.bench.commands import bench
 from jobs.dataset_commands import merge, remove, split
 from jobs.display import ProgressDisplay, human_bytes
 from jobs.exports import export
+from jobs.logs import log_to
 from jobs.model_commands import convert, evaluate, models, reconstruct, train
 from jobs.options import Anon, Assignments, EndpointUrl, Verbose
+from jobs.planning import plan
+from jobs.previewing import preview
 from jobs.statistics import stats
 from pipeline.config import JobConfig
 from pipeline.errors import (
@@ -37,7 +39,7 @@ from pipeline.errors import (
 from pipeline.job_file import load_job
 from pipeline.model_config import RANDOM_CHECKPOINT
 from pipeline.progress import Counters
-from pipeline.secrets import RedactingFormatter, redact
+from pipeline.secrets import redact
 from pipeline.stopping import stop_on_sigterm
 
 __all__ = ["app", "main"]
@@ -71,7 +73,7 @@ def tokenize(
     """Tokenize shards of videos into a dataset, or go on with one."""
     from pipeline.job import JobResult, run_job  # PyAV and Arrow take a second to import
 
-    _log_to(err, logging.DEBUG if verbose else logging.WARNING)
+    log_to(err, logging.DEBUG if verbose else logging.WARNING)
     config = load_job(job, assignments or [])
     if config.model.checkpoint == RANDOM_CHECKPOINT:
         err.print("[bold red]RANDOM WEIGHTS[/]: the tokens of this dataset mean nothing; for tests only")
@@ -154,7 +156,7 @@ def retry_rejects(
     """Try rejected videos again, as supplementary shards: what is committed stays as it is."""
     from jobs import upkeep
 
-    _log_to(err, logging.DEBUG if verbose else logging.WARNING)
+    log_to(err, logging.DEBUG if verbose else logging.WARNING)
     config = load_job(job, assignments or [])
     with _displayed() as display:
         result, videos = upkeep.retry_rejects(config, classes, display)
@@ -176,7 +178,7 @@ def verify(
     """Check a dataset: files, chains of parts, counts, ids, codes. Exit code 1 where something is wrong."""
     from jobs import upkeep
 
-    _log_to(err, logging.WARNING)
+    log_to(err, logging.WARNING)
     options = {"endpoint_url": endpoint_url, "anon": anon or None}
     if not upkeep.verify(out, dataset, deep=deep, source=source, shards=shards, options=options):
         raise typer.Exit(EXIT_SHARD_FAILED)
@@ -197,7 +199,7 @@ def gc(
     """Show what no commit names or will name, and remove it when told."""
     from jobs import upkeep
 
-    _log_to(err, logging.WARNING)
+    log_to(err, logging.WARNING)
     options = {"endpoint_url": endpoint_url}
     upkeep.remove_garbage(out, dataset, remove=remove_it, shard=shard, rewrite=rewrite, options=options)
 
@@ -248,6 +250,8 @@ def decode(
     out.print(f"Wrote {frames} frames to {escape(str(target))}")
 
 
+app.command()(plan)
+app.command()(preview)
 app.command()(remove)
 app.command()(split)
 app.command()(merge)
@@ -259,17 +263,6 @@ app.command()(train)
 app.command()(stats)
 app.add_typer(export, name="export")
 app.add_typer(bench, name="bench")
-
-
-def _log_to(console: Console, level: int) -> None:
-    # Off a terminal a record is one line, not broken to the width of one.
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False)
-    handler.setFormatter(RedactingFormatter("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for package in ("pipeline", "vidtok_model", "jobs"):
-        logging.getLogger(package).setLevel(level)
 
 
 def main() -> None:

@@ -6,13 +6,15 @@ from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.job import Progress
 
-__all__ = ["ProgressDisplay", "human_bytes", "human_seconds"]
+__all__ = ["CountDisplay", "ProgressDisplay", "human_bytes", "human_seconds"]
 
 _LINE_SECONDS = 10.0
 
@@ -34,6 +36,38 @@ def human_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+class CountDisplay:
+    """Shows how many of something are done: as a bar on a terminal, else as a line every ten seconds.
+
+    Use as a context manager, and call it with how many are done, and how many there are.
+    """
+
+    def __init__(self, console: Console, noun: str) -> None:
+        """Shows on `console` how many of what `noun` says, in the plural."""
+        self._console = console
+        self._noun = noun
+        self._last_line = time.monotonic()
+        columns = (TextColumn(noun), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Bars(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task(noun)
+
+    def __enter__(self) -> Self:
+        """Begins to show."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Takes the bar away."""
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shows a state."""
+        self._bar.update(self._task, completed=done, total=total)
+        if not self._console.is_terminal and time.monotonic() - self._last_line >= _LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self._console.print(f"{done:,} of {total:,} {self._noun}", highlight=False)
 
 
 class ProgressDisplay:

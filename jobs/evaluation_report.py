@@ -1,8 +1,6 @@
 """What an evaluation found, as files: CSV and JSON, and a page that needs nothing beside it."""
 
-import base64
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,9 +11,9 @@ import jinja2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from jobs.evaluation import METRICS, Evaluation, VideoScore
+from jobs.pictures import jpeg_url
 from jobs.plots import svg_of
 from pipeline.records import Frames
 from vidtok_model.published import PUBLISHED_QUALITY
@@ -121,10 +119,7 @@ def _text(metric: str, value: float | None) -> str | None:
 
 def _picture(pairs: Sequence[tuple[Frames, Frames]]) -> str:
     """Frames side by side, those that went in above those that came back, as a data URL."""
-    rows = [np.concatenate([pair[row] for pair in pairs], axis=1) for row in (0, 1)]
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate(rows)).save(file, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return jpeg_url(np.concatenate([np.concatenate([pair[row] for pair in pairs], axis=1) for row in (0, 1)]))
 
 
 def _by_video(scores: Sequence[VideoScore]) -> str:

@@ -1,23 +1,21 @@
 """`vidtok stats`: what a dataset holds, in numbers: as tables, as JSON, as a page with plots."""
 
-import importlib.util
 import json
 import math
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jobs.display import human_seconds
+from jobs.display import CountDisplay, human_seconds
+from jobs.extras import check_page
 from jobs.options import Anon, EndpointUrl
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import StorageError
 
 if TYPE_CHECKING:
     from pipeline.code_usage import CodeUsage
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["code_facts", "facts", "stats"]
 
-_LINE_SECONDS = 10.0
 _SHOWN_SOURCES = 20
 _SHOWN_SHAPES = 40
 
@@ -43,7 +40,8 @@ def stats(
     anon: Anon = False,
 ) -> None:
     """Show statistics of a dataset: codes used or channels of latents, rows by shape, sources, rejects."""
-    _check_page(page)
+    if page is not None:
+        check_page(page, "--html", "jinja2", "matplotlib")
     from pipeline.dataset_statistics import dataset_statistics, save_statistics  # Arrow takes a second to import
     from pipeline.reading.source import Source
 
@@ -51,7 +49,7 @@ def stats(
     err = Console(stderr=True, emoji=False)
     options = {"endpoint_url": endpoint_url, "anon": anon or None}
     source = Source(dataset, columns=None, snapshot=None, split=None, cache=None, storage=options)
-    with _RowsRead(err) as rows_read:
+    with CountDisplay(err, "rows") as rows_read:
         found = dataset_statistics(source, threads=threads, on_progress=rows_read)
     if as_json:
         sys.stdout.write(json.dumps(found.to_json(), indent=1) + "\n")
@@ -67,44 +65,6 @@ def stats(
 
         page.write_text(page_of(source.dataset.store.root, found), encoding="utf-8")
         err.print(f"The page is {page}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _check_page(page: Path | None) -> None:
-    """Before anything is read, which may take long."""
-    if page is None:
-        return
-    for package in ("jinja2", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"the page needs {package}: pip install 'vidtok-pipeline[report]'")
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.open("a").close()
-    except OSError as error:
-        raise ConfigError(f"--html {page}: cannot be written: {error.strerror or error}") from None
-
-
-class _RowsRead:
-    """Shows how many rows are read: as a bar on a terminal, else as a line every ten seconds."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._last_line = time.monotonic()
-        columns = (TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._bar.add_task("rows")
-
-    def __enter__(self) -> "_RowsRead":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        self._bar.update(self._task, completed=done, total=total)
-        if not self._console.is_terminal and time.monotonic() - self._last_line >= _LINE_SECONDS:
-            self._last_line = time.monotonic()
-            self._console.print(f"{done:,} of {total:,} rows", highlight=False)
 
 
 def facts(root: str, found: "DatasetStatistics") -> dict[str, str]:

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-__all__ = ["Ahead", "Clock", "Left", "check_left"]
+__all__ = ["AHEAD_BYTES", "Ahead", "Clock", "Left", "check_left"]
+
+# Between two stages of a worker: encoded videos, frames, codes.
+AHEAD_BYTES = 64 * 2**20
 
 
 class Clock:

@@ -1,10 +1,12 @@
 """batch_clips: clips of one shard grouped into batches of one shape, and the batches into parts."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 from pipeline.records import Batch, Clip, VideoEnd
+from vidtok_model import TokenizerConfig
 
-__all__ = ["batch_clips"]
+__all__ = ["batch_clips", "bytes_per_position", "num_positions"]
 
 
 def batch_clips(
@@ -51,3 +53,14 @@ def batch_clips(
             payload = 0
     if any(buckets.values()) or ends:
         yield from close_part()
+
+
+def num_positions(config: TokenizerConfig, clip: Clip) -> int:
+    """Positions of a clip's latent grid: its tokens, for an FSQ model."""
+    frames, height, width, _ = clip.frames_THWC.shape
+    return math.prod(config.latent_shape(frames, height, width)[1:])
+
+
+def bytes_per_position(config: TokenizerConfig, *, logvar: bool) -> int:
+    """Payload bytes of one position in a row: an int32 token, or float16 channels."""
+    return 4 if config.is_discrete else 2 * config.latent_channels * (2 if logvar else 1)

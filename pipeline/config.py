@@ -3,6 +3,7 @@
 `vidtok config --schema` prints these models, so each field says what it means and in which unit.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -22,6 +23,7 @@ __all__ = [
     "FilterConfig",
     "InputConfig",
     "JobConfig",
+    "JobDraft",
     "LimitsConfig",
     "ModelConfig",
     "RowsConfig",
@@ -125,6 +127,9 @@ class StoreConfig(Section):
     retry_seconds: float = Field(
         default=60, ge=0, description="How long a request that fails for a passing reason is sent again."
     )
+    answer_seconds: float = Field(
+        default=60, gt=0, description="How long an S3 server may be silent before a request counts as failed."
+    )
 
     @field_validator("endpoint_url")
     @classmethod
@@ -215,48 +220,63 @@ class JobConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "JobConfig":
-        if problem := why_not_writable(self.output, single_writer=self.storage.output.allow_single_writer):
-            raise ValueError(f"output: {problem}")
+        if problems := self.misfits():
+            raise ValueError("\n".join(problems))
+        return self
+
+    def misfits(self) -> list[str]:
+        """What is wrong between sections that are right each by itself."""
         config = self.model.tokenizer_config()
-        self._check_stream(config) if self.is_stream else self._check_windows(config)
+        problems = list(self._stream_misfits(config) if self.is_stream else self._window_misfits(config))
+        if problem := why_not_writable(self.output, single_writer=self.storage.output.allow_single_writer):
+            problems.insert(0, f"output: {problem}")
         if self.clips.size % config.spatial_factor:
-            raise ValueError(
+            problems.append(
                 f"clips.size: {self.clips.size} is not a multiple of {config.spatial_factor}, the spatial factor "
                 f"of {self.model.name}"
             )
         if self.rows.logvar and config.is_discrete:
-            raise ValueError(f"rows.logvar: {self.model.name} is an FSQ model and has no log-variance")
-        return self
+            problems.append(f"rows.logvar: {self.model.name} is an FSQ model and has no log-variance")
+        return problems
 
-    def _check_windows(self, config: TokenizerConfig) -> None:
+    def _window_misfits(self, config: TokenizerConfig) -> Iterator[str]:
         try:
             decoded = config.decoded_frames(config.latent_frames(self.clip_frames))
         except ValueError as error:
-            raise ValueError(f"clips.num_frames: {error}") from None
-        if decoded < self.clip_frames:
-            raise ValueError(
-                f"clips.num_frames: {self.model.name} gives back {decoded} of {self.clip_frames} frames; expected "
-                f"k*{config.time_factor} + 1 (1, {config.time_factor + 1}, {2 * config.time_factor + 1}, ...)"
-            )
+            yield f"clips.num_frames: {error}"
+        else:
+            if decoded < self.clip_frames:
+                yield (
+                    f"clips.num_frames: {self.model.name} gives back {decoded} of {self.clip_frames} frames; expected "
+                    f"k*{config.time_factor} + 1 (1, {config.time_factor + 1}, {2 * config.time_factor + 1}, ...)"
+                )
         if self.clips.stride is not None and self.clips.stride > self.clip_frames:
-            raise ValueError(
+            yield (
                 f"clips.stride: {self.clips.stride} is above the clip's {self.clip_frames} frames, so frames would "
                 "be lost between clips"
             )
 
-    def _check_stream(self, config: TokenizerConfig) -> None:
+    def _stream_misfits(self, config: TokenizerConfig) -> Iterator[str]:
         if config.version != "1.1":
-            raise ValueError(
+            yield (
                 f"clips.mode: {self.model.name} takes no stream; those of version 1.1 (..._v1_1) do, "
                 "and for this one write mode: windows"
             )
         if self.clips.segment_frames % config.time_factor:
-            raise ValueError(
+            yield (
                 f"clips.segment_frames: {self.clips.segment_frames} is no multiple of {config.time_factor}, the time "
                 f"factor of {self.model.name}"
             )
         if self.executor.batch_size not in (None, 1):
-            raise ValueError(
+            yield (
                 f"executor.batch_size: {self.executor.batch_size} goes with clips.mode: windows; a stream is "
                 "encoded one segment after another, and clips.segment_frames is what fills a GPU"
             )
+
+
+class JobDraft(JobConfig):
+    """A job whose sections are right each by itself, and may not fit each other: see `misfits`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "JobDraft":
+        return self

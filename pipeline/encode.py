@@ -1,31 +1,25 @@
 """encode: batches of uint8 frames through the tokenizer's encoder."""
 
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
 
-import numpy as np
 import torch
 
 from pipeline.errors import ShardError
 from pipeline.records import Batch, Clip, EncodedClip
 from pipeline.transfers import CpuTransfer, CudaTransfer, Transfer
-from vidtok_model import Encoded, StreamEncoder, TokenizerConfig, VideoTokenizer
+from vidtok_model import Encoded, StreamEncoder, VideoTokenizer
 
 __all__ = [
     "TORCH_DTYPES",
     "ClipEncoder",
-    "bytes_per_position",
     "encode",
     "frames_to_clips",
-    "num_positions",
     "set_arithmetic",
 ]
 
 TORCH_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_BLACK = np.uint8(0)
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +52,8 @@ def encode(
 
 def _finished(batch: Batch, results: Callable[[], list[EncodedClip]]) -> tuple[Batch, list[EncodedClip]]:
     encoded = results()
-    # A row needs their shape alone, which takes no memory.
-    batch.clips = [replace(clip, frames_THWC=np.broadcast_to(_BLACK, clip.frames_THWC.shape)) for clip in batch.clips]
+    batch.clips = [clip.without_frames() for clip in batch.clips]
     return batch, encoded
-
-
-def num_positions(config: TokenizerConfig, clip: Clip) -> int:
-    """Positions of a clip's latent grid: its tokens, for an FSQ model."""
-    frames, height, width, _ = clip.frames_THWC.shape
-    return math.prod(config.latent_shape(frames, height, width)[1:])
-
-
-def bytes_per_position(config: TokenizerConfig, *, logvar: bool) -> int:
-    """Payload bytes of one position in a row: an int32 token, or float16 channels."""
-    return 4 if config.is_discrete else 2 * config.latent_channels * (2 if logvar else 1)
 
 
 def frames_to_clips(frames_BTHWC: torch.Tensor) -> torch.Tensor:

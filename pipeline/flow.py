@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from pipeline.ahead import Ahead, Clock
-from pipeline.batches import batch_clips
+from pipeline.ahead import AHEAD_BYTES, Ahead, Clock
+from pipeline.batches import batch_clips, bytes_per_position, num_positions
 from pipeline.clips import cut_clips
 from pipeline.config import JobConfig
 from pipeline.decoding.options import DecodeOptions
-from pipeline.encode import ClipEncoder, bytes_per_position, encode, num_positions
+from pipeline.encode import ClipEncoder, encode
 from pipeline.listed_videos import VideoFetcher, read_listed_videos
 from pipeline.progress import Counters
 from pipeline.records import Batch, DecodedFrame, EncodedClip, Shard, Video
@@ -33,9 +33,6 @@ from pipeline.video_lists import read_listed
 from vidtok_model import TokenizerConfig
 
 __all__ = ["VideoDecoder", "Work", "tokenize_shard"]
-
-# Between two stages: encoded videos, frames, tokens.
-_AHEAD_BYTES = 64 * 2**20
 
 
 class VideoDecoder(Protocol):
@@ -120,14 +117,14 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog, clock: Clock) -> bool:
         Ahead(
             _videos(shard, work, log),
             size_of=lambda video: len(video.data),
-            max_bytes=_AHEAD_BYTES,
+            max_bytes=AHEAD_BYTES,
             clock=clock,
             stages=("read", "decode"),
         ) as videos,
         Ahead(
             _batches(videos, work),
             size_of=lambda batch: sum(clip.frames_THWC.nbytes for clip in batch.clips),
-            max_bytes=_AHEAD_BYTES,
+            max_bytes=AHEAD_BYTES,
             clock=clock,
             stages=("decode", "encode"),
             source=videos,
@@ -135,7 +132,7 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog, clock: Clock) -> bool:
         Ahead(
             encode(batches, work.encoder, batches.is_ready),
             size_of=lambda encoded: sum(clip.nbytes for clip in encoded[1]),
-            max_bytes=_AHEAD_BYTES,
+            max_bytes=AHEAD_BYTES,
             clock=clock,
             stages=("encode", "write"),
             source=batches,

@@ -62,7 +62,8 @@ def _parsed(raw: Mapping[str, Any], kind: type[T]) -> T:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError([_explain(problem, kind) for problem in error.errors()]) from None
+        explained = (_explain(problem, kind) for problem in error.errors())
+        raise ConfigError([line for lines in explained for line in lines.splitlines()]) from None
 
 
 def _assign(raw: dict[str, Any], assignment: str) -> None:

@@ -18,10 +18,10 @@ from pipeline.shards import find_files, input_root
 from pipeline.storage import Store, open_store
 from pipeline.video_lists import ListedVideo
 
-__all__ = ["VideoFetcher", "read_listed_videos"]
+__all__ = ["FETCHED_AHEAD_BYTES", "VideoFetcher", "read_listed_videos"]
 
 # Videos fetched at once, and the bytes that may wait for their decoder; one video alone may have more.
-_AHEAD, _AHEAD_BYTES = 4, 256 * 2**20
+_AHEAD, FETCHED_AHEAD_BYTES = 4, 256 * 2**20
 # Stores that a person answers for: where one of them fails, the shard is tried again.
 _OUR_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "file"}
 # What a file system says of names that it cannot have.
@@ -192,7 +192,7 @@ def _ahead(groups: Sequence[_Group], fetcher: VideoFetcher) -> Iterator[tuple[_G
         try:
             while left or waiting:
                 done = [future.result() for _, future in waiting if future.done() and not future.exception()]
-                has_room = sum(len(fetched.data) for fetched in done) < _AHEAD_BYTES
+                has_room = sum(len(fetched.data) for fetched in done) < FETCHED_AHEAD_BYTES
                 while left and len(waiting) < _AHEAD and (has_room or not waiting):
                     group = left.popleft()
                     waiting.append((group, threads.submit(_fetch, fetcher, group)))

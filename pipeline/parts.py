@@ -18,6 +18,7 @@ from pipeline.rows import PAYLOAD_COLUMNS, REJECT_SCHEMA
 
 __all__ = [
     "FOOTER_KEY",
+    "PROVENANCE",
     "REWRITTEN",
     "StoredPart",
     "arrow_buffer",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 FOOTER_KEY = b"vidtok"
+# What every footer repeats of dataset.json.
+PROVENANCE = ("format_version", "fingerprint", "plan", "model", "versions")
 # In the footer of a part that was written anew without some rows, as it was committed: {"row_groups": rows of each,
 # "removed": {group: rows}}, and where rows differ in shape, "shapes" of those that are gone, likewise: readers' order
 # depends on them. Row groups of which nothing was left are not in the file.

@@ -4,10 +4,11 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 
@@ -15,7 +16,8 @@ from pipeline.checkpoints import Weights, locate_weights
 from pipeline.config import JobConfig
 from pipeline.dataset import Dataset, check_same_plan, fingerprint
 from pipeline.decoding.frames import SAMPLER_VERSION
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import ConfigError, StorageError, VidtokError
+from pipeline.executors.address import check_address
 from pipeline.input_config import InputConfig
 from pipeline.inputs import read_inputs
 from pipeline.records import Shard
@@ -23,12 +25,14 @@ from pipeline.rows import FORMAT_VERSION
 from pipeline.secrets import redact, redact_url, storable
 from pipeline.shard_table import ShardTable
 from pipeline.shards import input_root, list_shards, relative_patterns
-from pipeline.storage import Store, open_store
+from pipeline.storage import Store, check_folder, open_store
 from pipeline.video_lists import VideoLists, list_videos, read_listed
 
-__all__ = ["Plan", "describe", "make_plan"]
+__all__ = ["Plan", "check_plan", "describe", "make_plan"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +56,17 @@ class Plan:
     lists: dict[str, bytes] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Output:
+    """What stands where a job is to write: a dataset, or none; and the shards that earlier runs froze, or None."""
+
+    store: Store
+    standing: ShardTable | None
+    dataset: Dataset | None
+
+
 def make_plan(config: JobConfig, *, append: bool = False) -> Plan:
-    """Checks a job against the world. Writes nothing.
+    """Checks a job against the world, up to the first problem. Writes nothing.
 
     Args:
         config: the job.
@@ -63,25 +76,72 @@ def make_plan(config: JobConfig, *, append: bool = False) -> Plan:
         ConfigError: the job cannot run as written, or another dataset stands in its output.
         StorageError: a store cannot be reached.
     """
-    input_options = config.storage.input.model_dump()
-    store = open_store(config.output, config.storage.output.model_dump())
-    standing = read_inputs(store)
-    exists = Dataset.exists(store)
-    new = VideoLists()
-    if standing is None or append:
-        new = _find_new(config, store, standing or [])
-    weights = locate_weights(config.model, input_options)
+    output = _read_output(config)
+    new = _find_new(config, output, append=append)
+    weights = locate_weights(config.model, config.storage.input.model_dump())
     description = describe(config, weights)
-    if exists:
-        dataset = Dataset.open(store)
-        check_same_plan(dataset, description)
-        _check_patterns(config, dataset, append=append and standing is not None)
+    if output.dataset is not None:
+        check_same_plan(output.dataset, description)
+        _check_patterns(config, output.dataset, append=append and output.standing is not None)
     else:
         # A checkpoint that does not fit must not leave a dataset behind, which the right one would not match.
         _check_fit(config, weights)
+    return _plan(config, output, new, description)
+
+
+def check_plan(config: JobConfig) -> tuple[Plan | None, list[VidtokError]]:
+    """Checks a job as `make_plan` does, but goes on behind a problem. Writes nothing.
+
+    Returns:
+        The plan, or None where there is a problem; and every problem found.
+    """
+    problems: list[VidtokError] = []
+
+    def attempt(check: Callable[[], T]) -> T | None:
+        try:
+            return check()
+        except VidtokError as error:
+            problems.append(error)
+            return None
+
+    options = config.storage.input.model_dump()
+    attempt(lambda: check_address(config.executor))
+    with ThreadPoolExecutor(1) as thread:  # a checkpoint may lie far away
+        located = thread.submit(lambda: attempt(lambda: locate_weights(config.model, options)))
+        output = attempt(lambda: _read_output(config))
+        new = attempt(lambda: _find_new(config, output))
+        weights = located.result()
+    if output is not None:
+        attempt(lambda: check_folder(output.store))
+    dataset = None if output is None else output.dataset
+    if dataset is not None:
+        # Without weights, all else is compared.
+        standing = Weights(checkpoint="", identity=dataset.description["plan"]["model"]["weights"])
+        description = describe(config, weights or standing)
+        attempt(lambda: check_same_plan(dataset, description))
+        attempt(lambda: _check_patterns(config, dataset, append=False))
+    elif weights is not None:
+        attempt(lambda: _check_fit(config, weights))
+    if output is None or new is None or weights is None or problems:
+        return None, problems
+    return _plan(config, output, new, describe(config, weights)), []
+
+
+def _plan(config: JobConfig, output: _Output, new: VideoLists, description: dict[str, Any]) -> Plan:
     return Plan(
-        config=config, store=store, description=description, standing=standing, found=new.shards, lists=new.files
+        config=config,
+        store=output.store,
+        description=description,
+        standing=output.standing,
+        found=new.shards,
+        lists=new.files,
     )
+
+
+def _read_output(config: JobConfig) -> _Output:
+    store = open_store(config.output, config.storage.output.model_dump())
+    standing = read_inputs(store)
+    return _Output(store=store, standing=standing, dataset=Dataset.open(store) if Dataset.exists(store) else None)
 
 
 # In a process of its own: a driver that hands out shards needs no PyTorch, and no memory for a model.
@@ -122,14 +182,19 @@ def _check_fit(config: JobConfig, weights: Weights) -> None:
         raise {"ConfigError": ConfigError}.get(kind, StorageError)(message)
 
 
-def _find_new(config: JobConfig, store: Store, standing: Sequence[Shard]) -> VideoLists:
-    """What the input names and no shard has."""
+def _find_new(config: JobConfig, output: _Output | None, *, append: bool = False) -> VideoLists:
+    """What the input names and no shard has: in a first run, or (as where the output cannot be read) when appending."""
+    standing: Sequence[Shard] = [] if output is None or output.standing is None else output.standing
+    if output is not None and output.standing is not None and not append:
+        return VideoLists()
     options = config.storage.input.model_dump()
     if config.input.kind == "shards":
         known = {shard.shard_id for shard in standing}
         return VideoLists([shard for shard in list_shards(config.input, options) if shard.shard_id not in known])
     firsts = (shard for shard in standing if shard.videos is not None and shard.only is None)
-    return list_videos(config.input, options, ((shard, read_listed(store, shard)) for shard in firsts))
+    # There are none where there is no output.
+    listed = ((shard, read_listed(output.store, shard)) for shard in firsts if output is not None)
+    return list_videos(config.input, options, listed)
 
 
 def _check_patterns(config: JobConfig, dataset: Dataset, *, append: bool) -> None:

@@ -1,6 +1,6 @@
 """What flows between the stages. One word for each thing; the flow itself is in flow.py."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -185,6 +185,10 @@ class Clip:
     num_padded_frames: int
     flags: tuple[str, ...]
     segment_index: int | None = None
+
+    def without_frames(self) -> "Clip":
+        """The clip with black frames that take no memory: a row needs their shape alone."""
+        return replace(self, frames_THWC=np.broadcast_to(np.uint8(0), self.frames_THWC.shape))
 
 
 @dataclass(frozen=True, kw_only=True)

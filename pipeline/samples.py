@@ -20,7 +20,7 @@ from pipeline.records import Position, Reject, Shard, Video, VideoRef
 from pipeline.storage import Store
 from pipeline.tars import Damage, Member, TarEnd, read_members
 
-__all__ = ["not_yet_done", "read_shard", "read_some"]
+__all__ = ["index_shard", "not_yet_done", "read_shard", "read_some"]
 
 # Of a member, where nobody says otherwise (LimitsConfig.video_bytes).
 _MAX_BYTES = 4 * 2**30
@@ -67,6 +67,19 @@ def read_shard(
         index += 1
         if index > start.sample:  # a compressed tar is read from its beginning
             yield from _videos(sample, shard, Position(sample=index, offset=end_offset), counts, max_bytes)
+
+
+def index_shard(store: Store, shard: Shard) -> Iterator[tuple[Video, Position, int]]:
+    """Yields each video of a shard with where its sample begins, and how many of its videos come before it.
+
+    Headers alone are read, so a video has no bytes, and a reject of the class `limit`; any other says what is wrong.
+    """
+    start, number = shard.beginning, 0
+    for video in read_shard(store, shard, start=start, max_bytes=0):  # nothing is small enough to be read
+        yield video, start, number
+        number += 1
+        if video.end is not None:
+            start, number = video.end, 0
 
 
 def not_yet_done(only: Collection[tuple[str, int]], done: Mapping[str, int]) -> set[tuple[str, int]]:

@@ -7,7 +7,7 @@ rejected different videos still give one chain, each video once.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +21,7 @@ from pipeline.rows import FORMAT_VERSION
 from pipeline.statistics import channel_sums, merge_channel_sums
 from pipeline.storage import Store
 
-__all__ = ["COMMITS", "DATA", "ShardLog", "commit_path", "read_commit", "read_commits"]
+__all__ = ["COMMITS", "DATA", "ShardLog", "commit_path", "part_footer", "read_commit", "read_commits"]
 
 COMMITS = "_commits"
 DATA = "data"
@@ -69,6 +69,30 @@ def read_commits(store: Store, shard_ids: Sequence[str]) -> Iterator[dict[str, A
         for begin in range(0, len(shard_ids), _READ_AHEAD):
             some = shard_ids[begin : begin + _READ_AHEAD]
             yield from filter(None, threads.map(lambda shard_id: read_commit(store, shard_id), some))
+
+
+def part_footer(
+    part: Part, shard: Shard, start: Position, attempt_id: str, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the footer of a shard's part says that begins at `start`; see ShardLog for the rest."""
+    return {
+        "attempt_id": attempt_id,
+        "shard_id": shard.shard_id,
+        "source": _source_of(shard),
+        "range": {
+            "start": {"sample": start.sample, "offset": start.offset},
+            "end": {"sample": part.end.sample, "offset": part.end.offset},
+        },
+        "videos": part.num_videos,
+        "video_bytes": part.video_bytes,
+        "rejects": part.rejects,
+        "statistics": channel_sums(part.rows),
+        **provenance,
+    }
+
+
+def _source_of(shard: Shard) -> dict[str, Any]:
+    return {"path": shard.path, "size_bytes": shard.size_bytes, "etag": shard.etag}
 
 
 class ShardLog:
@@ -123,7 +147,8 @@ class ShardLog:
             True where `part` is in the log now; False where another is, and reading goes on from `position`.
         """
         name = self._next_name()
-        data = part_bytes(part, self._schema, self._footer(part))
+        footer = part_footer(part, self._shard, self.position, self._attempt_id, self._provenance)
+        data = part_bytes(part, self._schema, footer)
         crash_point("part-built")
         if self._store.put_if_absent(name, data):
             crash_point("part-put")
@@ -174,24 +199,7 @@ class ShardLog:
         return part
 
     def _source(self) -> dict[str, Any]:
-        return {"path": self._shard.path, "size_bytes": self._shard.size_bytes, "etag": self._shard.etag}
-
-    def _footer(self, part: Part) -> dict[str, Any]:
-        start = self.position
-        return {
-            "attempt_id": self._attempt_id,
-            "shard_id": self._shard.shard_id,
-            "source": self._source(),
-            "range": {
-                "start": {"sample": start.sample, "offset": start.offset},
-                "end": {"sample": part.end.sample, "offset": part.end.offset},
-            },
-            "videos": part.num_videos,
-            "video_bytes": part.video_bytes,
-            "rejects": part.rejects,
-            "statistics": channel_sums(part.rows),
-            **self._provenance,
-        }
+        return _source_of(self._shard)
 
     def _record(self) -> dict[str, Any]:
         rejects = [reject for part in self.parts for reject in part.footer["rejects"]]

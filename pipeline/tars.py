@@ -4,6 +4,7 @@ The standard tarfile takes a damaged header for the end of the archive, stops at
 raises all kinds of errors on nonsense; here each of these is told apart.
 """
 
+import contextlib
 import gzip
 import posixpath
 import re
@@ -15,7 +16,7 @@ from typing import IO, cast
 
 from webdataset.tariterators import base_plus_ext
 
-__all__ = ["Damage", "Member", "TarEnd", "read_members"]
+__all__ = ["Damage", "Member", "TarEnd", "find_member", "read_members"]
 
 _TAR_BLOCK = 512
 _SCAN_BYTES = 2**20
@@ -98,6 +99,21 @@ def read_members(opened: IO[bytes], offset: int, max_bytes: int) -> Iterator[Mem
         yield TarEnd(offset, damage)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:  # of a compressed tar, behind its last member
         yield TarEnd(offset, _unreadable(offset, error, found_any))
+
+
+def find_member(opened: IO[bytes], offset: int) -> int | None:
+    """Where the first header stands from a byte on, wherever in the tar that is; None where there is none."""
+    at = -(-offset // _TAR_BLOCK) * _TAR_BLOCK
+    opened.seek(at)
+    while data := opened.read(_SCAN_BYTES):
+        for start in range(0, len(data) - _TAR_BLOCK + 1, _TAR_BLOCK):
+            # Most blocks of a video are told by the first test, which is quick.
+            if data[start + 257 : start + 262] == b"ustar":
+                with contextlib.suppress(tarfile.HeaderError):  # its checksum is not right
+                    tarfile.TarInfo.frombuf(data[start : start + _TAR_BLOCK], "utf-8", "surrogateescape")
+                    return at + start
+        at += len(data)
+    return None
 
 
 def _archive(opened: IO[bytes], offset: int, found_any: bool, max_bytes: int) -> Generator[Member, None, TarEnd]:

@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError, SampleError, ShardError, StorageError
 from pipeline.input_config import InputConfig
 from pipeline.parts import read_table, table_bytes
 from pipeline.records import Position, Shard
-from pipeline.samples import read_shard
+from pipeline.samples import index_shard, read_shard
 from pipeline.shards import find_files, input_root, list_shards
 from pipeline.storage import open_store
 
@@ -68,8 +68,7 @@ def index_videos(source: InputConfig, options: Mapping[str, Any]) -> list[VideoP
     for shard in list_shards(source, options):
         if shard.beginning.offset is None:
             raise ConfigError(f"input.shards: {shard.path}: of a compressed tar no single video can be read")
-        start, number = shard.beginning, 0
-        for video in read_shard(store, shard, start=start, max_bytes=0):  # nothing is small enough to be read
+        for video, start, number in index_shard(store, shard):
             if video.reject is None or video.reject.error == "limit":
                 places.append(
                     VideoPlace(
@@ -81,9 +80,6 @@ def index_videos(source: InputConfig, options: Mapping[str, Any]) -> list[VideoP
                         number=number,
                     )
                 )
-            number += 1
-            if video.end is not None:
-                start, number = video.end, 0
     if not places:
         raise ConfigError(f"input.shards: {', '.join(source.patterns)}: there is no video in these tars")
     return places

@@ -25,7 +25,7 @@ from pipeline.secrets import redact_url
 from pipeline.shards import Found, find_files
 from pipeline.storage import Store
 
-__all__ = ["ListedVideo", "VideoLists", "list_videos", "read_listed"]
+__all__ = ["ListedVideo", "VideoLists", "list_videos", "listed_in", "read_listed"]
 
 # Of a file, at least, but for the last: a worker reads the whole of one for a shard.
 _ROWS_OF_A_FILE = 16_384
@@ -221,8 +221,13 @@ def read_listed(store: Store, shard: Shard) -> list[ListedVideo]:
         StorageError: the store failed.
     """
     assert shard.videos is not None, "a shard of listed videos"
+    return listed_in(store.read_if_there(shard.videos.path), shard)
+
+
+def listed_in(data: bytes | None, shard: Shard) -> list[ListedVideo]:
+    """The videos of one shard in the file that lists them; see `read_listed`."""
+    assert shard.videos is not None, "a shard of listed videos"
     path, first, count = shard.videos.path, shard.videos.first, shard.videos.count
-    data = store.read_if_there(path)
     if data is None or f"-{_digest(data)}." not in path:  # which names its content
         raise ShardError(
             f"{path}: the list of the videos of {shard.shard_id} is {'gone' if data is None else 'damaged'}"

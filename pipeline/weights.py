@@ -8,6 +8,7 @@ import torch
 
 from pipeline.checkpoints import Weights, local_file, name_source
 from pipeline.config import JobConfig
+from pipeline.encode import TORCH_DTYPES, set_arithmetic
 from pipeline.errors import ConfigError
 from pipeline.model_config import CARRIED_CHECKPOINTS, RANDOM_CHECKPOINT
 from pipeline.secrets import redact_url, storable
@@ -23,7 +24,7 @@ from vidtok_model import (
     read_config,
 )
 
-__all__ = ["check_device", "check_fit", "load_model", "load_weights", "said_model"]
+__all__ = ["check_device", "check_fit", "load_job_weights", "load_model", "load_weights", "said_model"]
 
 
 def load_weights(
@@ -62,6 +63,30 @@ def load_weights(
         return load_tokenizer(config, path, device=device, dtype=dtype, has_decoder=has_decoder)
     except ValueError as error:
         raise ConfigError(f"{key}: {name_source(error, path, url)}") from None
+
+
+def load_job_weights(
+    config: JobConfig, description: Mapping[str, Any], *, device: str, has_decoder: bool
+) -> VideoTokenizer:
+    """The tokenizer of a job in the job's dtype, with the weights that its plan found; errors as of `load_weights`.
+
+    Args:
+        config: the job.
+        description: what dataset.json says, or will say.
+        device: a torch device.
+        has_decoder: whether it is to decode too.
+    """
+    set_arithmetic(config.model.dtype)  # before anything is computed
+    model = description["model"]
+    return load_weights(
+        config.model.tokenizer_config(),
+        Weights(checkpoint=model["checkpoint"], identity=model["weights"], seed=model["seed"]),
+        checkpoint=config.model.checkpoint,
+        device=device,
+        dtype=TORCH_DTYPES[config.model.dtype],
+        options=config.storage.input.model_dump(),
+        has_decoder=has_decoder,
+    )
 
 
 def check_fit(config: JobConfig, weights: Weights) -> None:

@@ -7,26 +7,25 @@ from typing import Any
 import torch
 
 from pipeline.batch_size import measured_batch_size
-from pipeline.checkpoints import Weights, keep_compiled
+from pipeline.checkpoints import keep_compiled
 from pipeline.config import ExecutorConfig, JobConfig
 from pipeline.decoding.here import DecoderHere
 from pipeline.decoding.pool import DecoderLimits, DecoderPool
-from pipeline.encode import TORCH_DTYPES, ClipEncoder, set_arithmetic
+from pipeline.encode import ClipEncoder
 from pipeline.executors import WorkOrder
 from pipeline.flow import VideoDecoder, Work, tokenize_shard
 from pipeline.listed_videos import VideoFetcher
+from pipeline.parts import PROVENANCE
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.rows import row_schema
 from pipeline.self_check import SelfCheck
 from pipeline.shards import input_root
 from pipeline.storage import open_store
-from pipeline.weights import load_weights
+from pipeline.weights import load_job_weights
 from vidtok_model import VideoTokenizer
 
-__all__ = ["ShardWorker"]
-
-_PROVENANCE = ("format_version", "fingerprint", "plan", "model", "versions")
+__all__ = ["ShardWorker", "make_encoder"]
 
 
 def _decoder(executor: ExecutorConfig) -> VideoDecoder:
@@ -40,7 +39,8 @@ def _decoder(executor: ExecutorConfig) -> VideoDecoder:
     return DecoderPool(executor.num_decoders, limits)
 
 
-def _encoder(job: JobConfig, tokenizer: VideoTokenizer, device: str) -> ClipEncoder:
+def make_encoder(job: JobConfig, tokenizer: VideoTokenizer, device: str) -> ClipEncoder:
+    """The encoder as a job has it on a device, which `tokenizer` is on."""
     executor, is_on_gpu = job.executor, device == "cuda"
     batch_size = executor.batch_size or 1
     if executor.batch_size is None and is_on_gpu and not job.is_stream:
@@ -78,21 +78,10 @@ class ShardWorker:
         """
         job = order.config
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        set_arithmetic(job.model.dtype)  # before anything is computed
         options = job.storage.input.model_dump()
-        model = order.description["model"]
-        weights = Weights(checkpoint=model["checkpoint"], identity=model["weights"], seed=model["seed"])
-        tokenizer = load_weights(
-            job.model.tokenizer_config(),
-            weights,
-            checkpoint=job.model.checkpoint,
-            device=device,
-            dtype=TORCH_DTYPES[job.model.dtype],
-            options=options,
-            has_decoder=False,
-        )
+        tokenizer = load_job_weights(job, order.description, device=device, has_decoder=False)
         self._self_check = SelfCheck(device=device, dtype=job.model.dtype)
-        encoder = _encoder(job, tokenizer, device)
+        encoder = make_encoder(job, tokenizer, device)
         run = {"device": device, "threads": job.executor.threads, "batch_size": encoder.batch_size}
         self.work = Work(
             config=job,
@@ -106,7 +95,7 @@ class ShardWorker:
                 is_discrete=tokenizer.config.is_discrete, logvar=job.rows.logvar, is_stream=job.is_stream
             ),
             # Where the input lies may change; what the rows are, and how to decode them, may not.
-            provenance={**{name: order.description[name] for name in _PROVENANCE}, "run": run},
+            provenance={**{name: order.description[name] for name in PROVENANCE}, "run": run},
             on_progress=on_progress,
             before_writing=self._self_check.if_due,
         )

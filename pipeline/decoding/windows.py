@@ -22,10 +22,10 @@ from pipeline.decoding.direct import ROOM_BEHIND_BYTES
 from pipeline.decoding.wire import Slab, Status, receive, send
 from pipeline.records import DecodedFrame
 
-__all__ = ["GrantedWindows", "OwnedWindows", "WorkerGone"]
+__all__ = ["WINDOWS", "WINDOW_BYTES", "GrantedWindows", "OwnedWindows", "WorkerGone"]
 
 # Of a window (at least one frame), and how many a decoder has: one is read while another is filled.
-_WINDOW_BYTES, _WINDOWS = 4 * 2**20, 3
+WINDOW_BYTES, WINDOWS = 4 * 2**20, 3
 _FRAMES_AT_MOST = 64
 
 
@@ -48,8 +48,8 @@ class OwnedWindows:
         """Gives the decoder windows in which frames of this size find room."""
         if frame_bytes + ROOM_BEHIND_BYTES > self._size_bytes:
             self.close()
-            self._size_bytes, self._granted = max(frame_bytes + ROOM_BEHIND_BYTES, _WINDOW_BYTES), 0
-        self._grant(control, _WINDOWS - self._granted)
+            self._size_bytes, self._granted = max(frame_bytes + ROOM_BEHIND_BYTES, WINDOW_BYTES), 0
+        self._grant(control, WINDOWS - self._granted)
 
     def _grant(self, control: socket.socket, count: int) -> None:
         while len(self._idle) < count:

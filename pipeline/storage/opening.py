@@ -18,7 +18,7 @@ from pipeline.storage.faults import describe, store_faults
 from pipeline.storage.store import RETRY_SECONDS, Store
 from pipeline.storage.writes import HAVE_CONDITION
 
-__all__ = ["absolute_url", "check_conditional_put", "open_store", "why_not_writable"]
+__all__ = ["absolute_url", "check_conditional_put", "check_folder", "open_store", "why_not_writable"]
 
 # Of one request: to a connection, and between two packets of an answer.
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
@@ -72,7 +72,8 @@ def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
     Args:
         root: the folder. It need not exist.
         options: `endpoint_url`, `anon`, `region` and `profile`, where the store has such things; `retry_seconds`, for
-            how long a request is tried again; `allow_single_writer`, see `Store.put_if_absent`.
+            how long a request is tried again; `answer_seconds`, for how long S3 may be silent within one;
+            `allow_single_writer`, see `Store.put_if_absent`.
 
     Raises:
         ConfigError: the protocol is unknown, its package is not installed, or the endpoint is no URL.
@@ -127,11 +128,26 @@ def _s3_options(given: Mapping[str, Any]) -> dict[str, Any]:
         result["client_kwargs"] = {"region_name": given["region"]}
     result["config_kwargs"] = {
         "connect_timeout": _CONNECT_SECONDS,
-        "read_timeout": _READ_SECONDS,
+        "read_timeout": given.get("answer_seconds", _READ_SECONDS),
         "retries": {"mode": "standard", "total_max_attempts": 1},
     }
     # Listings change while a job runs, so none may come from a cache.
     return {**result, "use_listings_cache": False, "default_fill_cache": False}
+
+
+def check_folder(store: Store) -> None:
+    """Looks whether files may be made in a local store, and makes none; what other stores allow, only a write tells.
+
+    Raises:
+        ConfigError: it, or the folder in which it would be made, may not be written to.
+    """
+    if not store.is_local:
+        return
+    folder = store.root
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"output: {store.root}: {folder} may not be written to")
 
 
 def check_conditional_put(store: Store) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 from pipeline.storage.faults import ShortRead
 
-__all__ = ["ObjectReader"]
+__all__ = ["BLOCK_BYTES", "ObjectReader"]
 
 # One request of a sequential read. Large, because each is a round trip on an object store.
-_BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 16 * 2**20
 
 
 class ObjectReader(io.RawIOBase):
@@ -21,7 +21,12 @@ class ObjectReader(io.RawIOBase):
     """
 
     def __init__(
-        self, opened: Any, attempt: Callable[[Callable[[], bytes]], bytes], read_whole: Callable[[], bytes] | None
+        self,
+        opened: Any,
+        attempt: Callable[[Callable[[], bytes]], bytes],
+        read_whole: Callable[[], bytes] | None,
+        *,
+        block_bytes: int = BLOCK_BYTES,
     ) -> None:
         """Reads from a file object of fsspec's.
 
@@ -29,7 +34,9 @@ class ObjectReader(io.RawIOBase):
             opened: that object.
             attempt: makes one request, again where that may help.
             read_whole: gets the whole object, where the store is a web server, which may give no ranges.
+            block_bytes: of one request of a sequential read, at least.
         """
+        self._block_bytes = block_bytes
         self._read_whole = read_whole
         self._opened = opened
         self._attempt = attempt
@@ -49,7 +56,7 @@ class ObjectReader(io.RawIOBase):
         while wanted:
             start = self._position - self._block_start
             if not 0 <= start < len(self._block):
-                length = min(max(wanted, _BLOCK_BYTES), self.size_bytes - self._position)
+                length = min(max(wanted, self._block_bytes), self.size_bytes - self._position)
                 self._block, self._block_start, start = self._fetch(self._position, length), self._position, 0
             piece = self._block[start : start + wanted]
             pieces.append(piece)

@@ -10,7 +10,7 @@ from pipeline.errors import CommitStateUnknown, NotWhole, StorageError
 from pipeline.secrets import redact_url
 from pipeline.storage.faults import ShortRead, describe, is_absent, is_outcome_unknown, store_faults
 from pipeline.storage.listing import ObjectInfo, info_of, is_file, pages, present
-from pipeline.storage.reader import ObjectReader
+from pipeline.storage.reader import BLOCK_BYTES, ObjectReader
 from pipeline.storage.retry import retrying
 from pipeline.storage.writes import create, create_local, replace, replace_local
 
@@ -28,6 +28,7 @@ class Store:
 
     Attributes:
         single_writer: whether a person promised that nobody else writes here (`allow_single_writer`).
+        block_bytes: of one request of a sequential read; less where little is read in many places.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Store:
         self._root = root.rstrip("/") or root  # the root of all files stays "/"
         self._retry_seconds = retry_seconds
         self.single_writer = single_writer
+        self.block_bytes = BLOCK_BYTES
 
     @property
     def root(self) -> str:
@@ -167,7 +169,7 @@ class Store:
                 raise self._error("read", path, error) from error
 
         read_whole = (lambda: bytes(self._filesystem.cat_file(self._full(path)))) if self.is_web else None
-        return ObjectReader(opened, attempt, read_whole)
+        return ObjectReader(opened, attempt, read_whole, block_bytes=self.block_bytes)
 
     def read(self, path: str) -> bytes:
         """The whole of an object."""

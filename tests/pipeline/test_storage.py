@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.errors import CommitStateUnknown, ConfigError, StorageError
-from pipeline.storage import Store, check_conditional_put, open_store, writes
+from pipeline.storage import Store, check_conditional_put, check_folder, open_store, writes
 from pipeline.storage.faults import is_transient
 from tests.support import require_module
 
@@ -351,3 +351,13 @@ def test_a_store_that_takes_no_start_after(s3_endpoint: str, bucket: str, tmp_pa
     store._filesystem.call_s3 = call
     asked = [*there[400:900], "k1234x", *there[1300:]]
     assert [info.path for info in store.present("d", asked)] == [f"d/{name}" for name in asked if name in set(there)]
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_folder(open_store(str(tmp_path / "a/b")))
+    check_folder(open_store("memory://x"))
+    asked = []
+    monkeypatch.setattr(os, "access", lambda *question: asked.append(question))  # root may do anything
+    with pytest.raises(ConfigError, match=f"output: {tmp_path}/a/b: {tmp_path} may not be written to"):
+        check_folder(open_store(str(tmp_path / "a/b")))
+    assert asked == [(str(tmp_path), os.W_OK | os.X_OK)] and list(tmp_path.iterdir()) == []
