@@ -24,6 +24,7 @@ from jobs.exports import export
 from jobs.model_commands import convert, evaluate, models, reconstruct, train
 from jobs.options import Anon, Assignments, EndpointUrl, Verbose
 from jobs.statistics import stats
+from jobs.status import status
 from pipeline.config import JobConfig
 from pipeline.errors import (
     ConfigError,
@@ -257,6 +258,7 @@ app.command()(reconstruct)
 app.command()(evaluate)
 app.command()(train)
 app.command()(stats)
+app.command()(status)
 app.add_typer(export, name="export")
 app.add_typer(bench, name="bench")
 
