@@ -57,20 +57,23 @@ class SourceClips:
             ShardError: the input has no such clip any more.
             StorageError: it cannot be read.
         """
-        places: list[tuple[Shard, Position, Position | None]]
-        if part is None:
-            shards = self._shards.where("path", row["source_shard"])
-            places = [(shard, shard.beginning, None) for shard in shards]
-        else:
-            begin, end = Position(**part["range"]["start"]), Position(**part["range"]["end"])
-            shards = self._shards.where("shard_id", part["shard_id"])
-            # Behind its part's beginning a repeated key may not be told by its number; then it is looked for in all.
-            places = [(shard, begin, end) for shard in shards] + [(shard, shard.beginning, end) for shard in shards]
-        for shard, begin, end in places:
-            for clip in self._clips(self._videos(shard, row["source_key"], begin, end)):
+        for shard, begin, last in self._places(row, part):
+            for clip in self._clips(self._videos(shard, row["source_key"], begin, last)):
                 if row_id(clip) == row["id"]:
                     return clip
         raise ShardError(f"{row['source_shard']}: no clip of {row['source_key']!r} has the id {row['id']}")
+
+    def _places(
+        self, row: Mapping[str, Any], part: Mapping[str, Any] | None
+    ) -> Iterator[tuple[Shard, Position, int | None]]:
+        """Shards, and where in them to begin and behind which sample to end."""
+        if part is None:
+            yield from ((shard, shard.beginning, None) for shard in self._shards.where("path", row["source_shard"]))
+            return
+        last = part["range"]["end"]["sample"]
+        for shard in self._shards.where("shard_id", part["shard_id"]):
+            yield shard, Position(**part["range"]["start"]), last
+            yield shard, shard.beginning, last  # of a repeated key, which is the how-manieth counts from here
 
     def _clips(self, videos: Iterable[Video]) -> Iterator[Clip]:
         config = self._config
@@ -79,7 +82,7 @@ class SourceClips:
             if isinstance(item, Clip):
                 yield item
 
-    def _videos(self, shard: Shard, key: str, begin: Position, end: Position | None) -> Iterator[Video]:
+    def _videos(self, shard: Shard, key: str, begin: Position, last: int | None) -> Iterator[Video]:
         """Those of a key."""
         if shard.videos is not None:
             listed = read_listed(self._dataset.store, shard)
@@ -91,6 +94,5 @@ class SourceClips:
             only = [video for video in shard.only if video[0] == key]
             return read_some(self._store, shard, only, max_bytes=max_bytes)
         videos = read_shard(self._store, shard, start=begin, max_bytes=max_bytes)
-        last = None if end is None else end.sample
         in_part = takewhile(lambda video: last is None or video.end is None or video.end.sample <= last, videos)
         return (video for video in in_part if video.ref.key == key)

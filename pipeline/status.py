@@ -1,17 +1,15 @@
 """What there is to know of a dataset and the runs that make it, from its storage alone: no run is asked."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from pipeline.committed_totals import TOTALLED_COLUMNS, CommittedTotals
 from pipeline.dataset import Dataset
 from pipeline.errors import VidtokError
-from pipeline.inputs import base_shard_id
 from pipeline.parts import read_table
 from pipeline.run_rates import Rate, rates_of
 from pipeline.runs import GONE_SECONDS, read_records, silence_seconds
@@ -21,9 +19,7 @@ from pipeline.storage import ObjectInfo, Store
 
 __all__ = ["DatasetStatus", "RejectClass", "RunStatus", "StatusReader"]
 
-_COLUMNS = ("shard_id", "rejects", "rejects_by_class", "videos", "video_bytes", "rows", "tokens")
 _SHOWN_SLOWEST = 10
-_SUPPLEMENT = r"~retry\d+$"
 
 Record = Mapping[str, Any]
 
@@ -124,45 +120,6 @@ class DatasetStatus:
         return plain
 
 
-@dataclass
-class _Totals:
-    """Sums over commits."""
-
-    rows: int = 0
-    tokens: int = 0
-    videos: int = 0
-    video_bytes: int = 0
-    rejects: Counter[str] = field(default_factory=Counter)
-    rejects_files: dict[str, str] = field(default_factory=dict)  # one of each class
-
-    def add(self, commit: Mapping[str, Any]) -> None:
-        self.rows += commit["rows"]
-        self.tokens += commit["tokens"]
-        if base_shard_id(commit["shard_id"]) == commit["shard_id"]:  # else its videos were counted before
-            self.videos += commit["videos"]
-            self.video_bytes += commit["video_bytes"]
-        self._add_rejects(commit)
-
-    def _add_rejects(self, commit: Mapping[str, Any]) -> None:
-        by_class = dict(commit["rejects_by_class"])
-        self.rejects.update(by_class)
-        for name in by_class.keys() - self.rejects_files.keys():
-            self.rejects_files[name] = commit["rejects"]["path"]
-
-    def add_table(self, table: pa.Table) -> None:
-        """Adds the commits of a snapshot, column by column: there may be a million of them."""
-        is_first = pc.invert(pc.match_substring_regex(table.column("shard_id"), _SUPPLEMENT))
-        for name in ("rows", "tokens"):
-            setattr(self, name, getattr(self, name) + (pc.sum(table.column(name)).as_py() or 0))
-        for name in ("videos", "video_bytes"):
-            total = pc.sum(table.column(name).filter(is_first)).as_py() or 0
-            setattr(self, name, getattr(self, name) + total)
-        with_rejects = table.filter(pc.is_valid(table.column("rejects"))).select(["rejects", "rejects_by_class"])
-        for batch in with_rejects.to_batches(max_chunksize=1000):
-            for commit in batch.to_pylist():
-                self._add_rejects(commit)
-
-
 class StatusReader:
     """Reads a dataset's status, and each time again only what has come since."""
 
@@ -175,7 +132,7 @@ class StatusReader:
         """
         self._dataset = Dataset.open(store)
         self._now = now
-        self._snapshot, self._of_snapshot = Snapshot(), _Totals()
+        self._snapshot, self._of_snapshot = Snapshot(), CommittedTotals()
         self._commits: dict[str, dict[str, Any]] = {}  # those that no snapshot holds
         self._inputs, self._inputs_listed = ShardTable(), list[ObjectInfo]()
         self._records: dict[str, Record] = {}
@@ -223,12 +180,12 @@ class StatusReader:
             runs=runs,
         )
 
-    def _committed(self) -> tuple[ShardTable, _Totals]:
+    def _committed(self) -> tuple[ShardTable, CommittedTotals]:
         """The shards that are not committed, and sums over the commits of the others."""
         store = self._dataset.store
-        snapshot = newest_snapshot(store, self._snapshot, columns=_COLUMNS)
+        snapshot = newest_snapshot(store, self._snapshot, columns=TOTALLED_COLUMNS)
         if snapshot.tables.keys() != self._snapshot.tables.keys():
-            self._snapshot, self._of_snapshot = snapshot, _Totals()
+            self._snapshot, self._of_snapshot = snapshot, CommittedTotals()
             self._of_snapshot.add_table(snapshot.table())
         # Behind the snapshot, so that each shard of that is in it.
         listed = list(store.list("inputs"))
@@ -239,12 +196,12 @@ class StatusReader:
         self._commits = {shard_id: commit for shard_id, commit in self._commits.items() if shard_id in still}
         new = self._dataset.committed(unknown.without(_ids(self._commits)))
         self._commits.update({commit["shard_id"]: commit for commit in new})
-        totals = _Totals(**{**vars(self._of_snapshot), "rejects": Counter(self._of_snapshot.rejects)})
+        totals = self._of_snapshot.copy()
         for commit in self._commits.values():
             totals.add(commit)
         return unknown.without(_ids(self._commits)), totals
 
-    def _rejects(self, totals: _Totals, runs: Iterable[RunStatus]) -> list[RejectClass]:
+    def _rejects(self, totals: CommittedTotals, runs: Iterable[RunStatus]) -> list[RejectClass]:
         """Classes with an example each: of a run's record, or read once from the rejects of a shard."""
         told = {name: text for run in runs for name, text in run.record.get("reject_examples", {}).items()}
         for name in totals.rejects.keys() - told.keys() - self._examples.keys():
