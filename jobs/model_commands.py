@@ -1,6 +1,5 @@
 """The commands of the `vidtok` command line that are about models and their weights, not about a job or its dataset."""
 
-import importlib.util
 import os
 import sys
 from enum import StrEnum
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.display import human_bytes
+from jobs.extras import check_extra
 from jobs.options import Anon, Assignments, EndpointUrl
 from pipeline.errors import ConfigError
 
@@ -198,9 +198,7 @@ def evaluate(
 
     Videos that cannot be decoded to their end are told of, and count nowhere.
     """
-    for package in ("jinja2", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"the page needs {package}: pip install 'vidtok-pipeline[report]'")
+    check_extra("report", "the page")
     from jobs.evaluation_run import EvaluationSettings, run_evaluation
 
     options = {"endpoint_url": endpoint_url, "anon": anon or None}
@@ -226,9 +224,7 @@ def train(
     assignments: Assignments = None,
 ) -> None:
     """Train one stage of a model, or go on with one that stopped."""
-    for package in ("tensorboard",):
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"training needs {package}: pip install 'vidtok-pipeline[train]'")
+    check_extra("train", "training")
     from jobs.train import run_training
     from jobs.train_config import TrainingJob
     from pipeline.job_file import load_file

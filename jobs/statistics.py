@@ -1,6 +1,5 @@
 """`vidtok stats`: what a dataset holds, in numbers: as tables, as JSON, as a page with plots."""
 
-import importlib.util
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from jobs.display import human_seconds
+from jobs.extras import check_extra
 from jobs.options import Anon, EndpointUrl
 from pipeline.errors import ConfigError, StorageError
 
@@ -73,9 +73,7 @@ def _check_page(page: Path | None) -> None:
     """Before anything is read, which may take long."""
     if page is None:
         return
-    for package in ("jinja2", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"the page needs {package}: pip install 'vidtok-pipeline[report]'")
+    check_extra("report", "the page")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.open("a").close()

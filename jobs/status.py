@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from pipeline.run_rates import Rate
     from pipeline.status import DatasetStatus, RunStatus
 
-__all__ = ["Section", "failure_cells", "rate_cells", "run_cells", "sections", "status"]
+__all__ = ["RATE_HEADER", "failure_cells", "per_second", "rate_cells", "status"]
 
 _EXIT_INTERRUPTED = 130
 _SHOWN_RUNS, _SHOWN_SHARDS = 8, 10
+RATE_HEADER = ("over the last", "shards", "videos", "clips", "frames", "tokens", "read")
+_RUN_HEADER = ("run", "state", "driver", "heard of", "shards done", "encoder busy", "slowest stage")
 
 
 def status(
@@ -74,7 +76,7 @@ def _show_each(found: "Iterator[DatasetStatus]", *, as_json: bool, indent: int |
 
 
 @dataclass(frozen=True)
-class Section:
+class _Section:
     """A table: its title, the names of its columns (none: each row is a name and a value), and its rows."""
 
     title: str
@@ -82,7 +84,7 @@ class Section:
     rows: Sequence[tuple[str, ...]]
 
 
-def sections(now: "DatasetStatus") -> list[Section]:
+def _sections(now: "DatasetStatus") -> list[_Section]:
     """What a person is told, without tables that would be empty."""
     shards = f"{now.done:,} of {now.shards:,} done, {now.in_flight:,} in flight, {now.waiting:,} waiting"
     facts = [
@@ -101,18 +103,19 @@ def sections(now: "DatasetStatus") -> list[Section]:
     rejects = [(reject.name, f"{reject.rejects:,}", reject.example or "") for reject in now.rejects]
     failures = [failure_cells(shard) for shard in now.failures[-_SHOWN_SHARDS:]]
     found = [
-        Section("", (), [row for row in facts if row != ("ETA", "?")]),
-        Section("Per second", RATE_HEADER, [rate_cells(rate) for rate in now.rates]),
-        Section("Runs", RUN_HEADER, [run_cells(run) for run in runs]),
-        Section("Slowest shards", ("shard", "for", ""), under_way[:_SHOWN_SHARDS] + slowest[:_SHOWN_SHARDS]),
-        Section("Rejects", ("class", "rejects", "for example"), rejects),
-        Section("Failed shards", ("shard", "errors of its attempts"), failures),
+        _Section("", (), [row for row in facts if row != ("ETA", "?")]),
+        _Section("Per second", RATE_HEADER, [rate_cells(rate) for rate in now.rates]),
+        _Section("Runs", _RUN_HEADER, [_run_cells(run) for run in runs]),
+        _Section("Slowest shards", ("shard", "for", ""), under_way[:_SHOWN_SHARDS] + slowest[:_SHOWN_SHARDS]),
+        _Section("Rejects", ("class", "rejects", "for example"), rejects),
+        _Section("Failed shards", ("shard", "errors of its attempts"), failures),
     ]
     return [section for section in found if section.rows]
 
 
-RATE_HEADER = ("over the last", "shards", "videos", "clips", "frames", "tokens", "read")
-RUN_HEADER = ("run", "state", "driver", "heard of", "shards done", "encoder busy", "slowest stage")
+def per_second(rate: float) -> str:
+    """A rate with as many digits as say something."""
+    return f"{rate:,.1f}" if rate >= 1 else f"{rate:.2g}"
 
 
 def rate_cells(rate: "Rate") -> tuple[str, ...]:
@@ -120,14 +123,14 @@ def rate_cells(rate: "Rate") -> tuple[str, ...]:
     numbers = (rate.shards_done, rate.videos, rate.clips, rate.frames)
     return (
         f"{human_seconds(rate.seconds)} of work",
-        *(f"{number:,.1f}" if number >= 10 else f"{number:.3g}" for number in numbers),
+        *map(per_second, numbers),
         f"{rate.tokens:,.0f}",
         human_bytes(rate.bytes_read),
     )
 
 
-def run_cells(run: "RunStatus") -> tuple[str, ...]:
-    """A run as cells of a table; see RUN_HEADER."""
+def _run_cells(run: "RunStatus") -> tuple[str, ...]:
+    """A run as cells of a table; see _RUN_HEADER."""
     record = run.record
     driver, work = record.get("driver", {}), record.get("work", {})
     failed = f", {record['shards_failed']:,} failed" if record.get("shards_failed") else ""
@@ -162,7 +165,7 @@ def _drivers(now: "DatasetStatus") -> str:
 
 def _drawn(now: "DatasetStatus") -> RenderableType:
     """For a terminal."""
-    first, *tables = sections(now)
+    first, *tables = _sections(now)
     grid = Table.grid(padding=(0, 2))
     for name, value in first.rows:
         grid.add_row(Text(name, style="dim"), Text(value))
@@ -170,7 +173,7 @@ def _drawn(now: "DatasetStatus") -> RenderableType:
     return Group(grid, bar, *map(_table, tables), Text(f"as of {now.read_at}", style="dim"))
 
 
-def _table(section: Section) -> Table:
+def _table(section: _Section) -> Table:
     table = Table(*section.header, title=section.title, title_justify="left")
     for row in section.rows:
         table.add_row(*map(Text, row))  # as they are: names may hold what looks like markup
@@ -180,7 +183,7 @@ def _table(section: Section) -> Table:
 def _lines(now: "DatasetStatus") -> Iterator[str]:
     """For files and pipes."""
     yield f"as of {now.read_at}"
-    for section in sections(now):
+    for section in _sections(now):
         if section.title:
             yield f"{section.title}: {', '.join(filter(None, section.header))}"
         for row in section.rows:

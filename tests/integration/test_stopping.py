@@ -80,7 +80,7 @@ def test_a_driver_that_is_told_to_stop(shards: Path, tmp_path: Path, unbroken: A
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "jobs.cli", "tokenize", str(tmp_path / "job.yaml")]
+    command = [sys.executable, "-m", "jobs.cli", "tokenize", "--no-report", str(tmp_path / "job.yaml")]
     driver = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     ends = time.monotonic() + 120
     while not has_begun(output)():
