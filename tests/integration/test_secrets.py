@@ -74,6 +74,7 @@ def test_no_secret_is_said_or_written(weights: str, s3_endpoint: str, bucket: st
     job.write_text(yaml.safe_dump(raw))
     said = [vidtok(tmp_path, "tokenize", str(job), "-v")]
     assert "exit 0" in said[0] and "Committed 2 of 2" in said[0], said[0]
+    assert f"The report is {root}/report.html\n" in said[0], said[0]
     side = ("--endpoint-url", s3_endpoint)
     said += [vidtok(tmp_path, *command, root, *side) for command in (("inspect",), ("verify", "--source"), ("gc",))]
     # And when it goes badly: weights that are gone, a server that is not there, another dataset in the output.
