@@ -117,8 +117,9 @@ def read_records(store: Store, known: Mapping[str, Mapping[str, Any]] | None = N
         store: the dataset's root.
         known: what was read before; those of runs that ended are not read again.
     """
-    found = ((info.path, _read(store, info.path, known or {})) for info in store.list(_FOLDER))
-    return {path: record for path, record in found if record is not None}
+    read = {info.path: _read(store, info.path, known or {}) for info in store.list(_FOLDER)}
+    found = {path: record for path, record in read.items() if record is not None}
+    return dict(sorted(found.items(), key=lambda item: str(item[1].get("started"))))
 
 
 def silence_seconds(record: Mapping[str, Any], now: datetime) -> float:

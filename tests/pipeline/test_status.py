@@ -93,7 +93,7 @@ def test_shards_are_done_or_in_flight_or_failed_or_waiting(tmp_path: Path) -> No
     assert [(shard["path"], shard["seconds"]) for shard in found.under_way] == [("w0.tar", 90.0), ("w1.tar", 90.0)]
     (failure,) = found.failures
     assert (failure["path"], failure["history"], failure["run_id"]) == ("w2.tar", ["first", "then"], "b")
-    assert [(run.run_id, run.state) for run in found.runs] == [("a", "running"), ("b", "gone")]
+    assert {run.run_id: run.state for run in found.runs} == {"a": "running", "b": "gone"}
     assert not found.is_over and found.bytes_left == 600
 
 
