@@ -15,19 +15,26 @@ import jobs.report
 from jobs.report_making import make_report
 from pipeline.dataset import Dataset
 from pipeline.job import run_job
+from pipeline.job_file import parse_job
 from pipeline.verify import verify_dataset
 from tests.jobs.conftest import Cli
 from tests.jobs_for_tests import job, pack_real_clips, store_of
 from tests.media import gradient_frames, make_video, pack_tar
 from tests.rows_for_tests import made_rows
 
-TINY = {"name": "vidtok_tiny_fsq_causal_488_1073741824", "checkpoint": None, "overrides": {}}
+TINY = "vidtok_tiny_fsq_causal_488_1073741824"
 KL = {"name": "vidtok_kl_causal_488_4chn_v1_1"}
 HOSTILE = "<script>alert(1)</script> $x$ {{ 7 * 7 }}"
 
 
 def small_job(folder: Path, **changes: Any) -> Any:
-    return job(folder / "in", folder / "out", **{"clips": {"fps": 2, "size": 64}, **changes})
+    return job(folder / "in", folder / "out", **changes)
+
+
+def tiny_job(folder: Path) -> Any:
+    """With the weights that the package carries."""
+    raw = {"input": {"shards": str(folder / "in")}, "output": str(folder / "out"), "model": {"name": TINY}}
+    return parse_job({**raw, "clips": {"fps": 2, "size": 64}, "executor": {"kind": "inline", "batch_size": 2}})
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +43,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     pack_real_clips(folder / "in")
     pack_tar(folder / "in/bad.tar", [(f"{HOSTILE}.mp4".replace("/", "_"), b"no video")])
-    assert not run_job(small_job(folder, model=TINY)).failures
+    assert not run_job(tiny_job(folder)).failures
     return folder
 
 
@@ -66,7 +73,7 @@ def test_the_page_in_a_browser(shown: Callable[..., Any], page: Path, width: int
     opened = shown(page, width, scheme)
     pictures = opened.eval_on_selector_all(
         "img",
-        "all => all.map(one => [one.naturalWidth, one.naturalHeight, one.alt, one.getBoundingClientRect().width])",
+        "all => all.map(one => [one.naturalWidth, one.naturalHeight, one.alt, one.clientWidth])",
     )
     assert len(pictures) == 4 * 3 and all(picture[:2] == [64, 128] for picture in pictures)
     assert all("original above reconstruction" in picture[2] and picture[3] > 60 for picture in pictures)
@@ -84,12 +91,10 @@ def _brightness(colour: str) -> int:
 
 def test_what_the_page_says(shown: Callable[..., Any], real: Path, page: Path) -> None:
     opened = shown(page)
-    dataset = Dataset.open(store_of(small_job(real, model=TINY)))
+    dataset = Dataset.open(store_of(tiny_job(real)))
     commits = list(dataset.commits())
-    figures = dict(
-        reversed(line.split("\n"))
-        for line in opened.eval_on_selector_all("#figures li", "all => all.map(one => one.innerText)")
-    )
+    items = opened.eval_on_selector_all("#figures li", "all => all.map(one => one.innerText)")
+    figures = {name: number for number, name in (item.split("\n") for item in items)}
     assert figures["shards committed"] == str(len(commits)) and figures["clips"] == str(sum(c["rows"] for c in commits))
     assert figures["tokens"] == f"{sum(commit['tokens'] for commit in commits):,}"
     quality = float(figures["PSNR of 4 sampled clips"].removesuffix(" dB"))
