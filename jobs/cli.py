@@ -18,14 +18,17 @@ from rich.markup import escape
 
 from jobs.bench.commands import bench
 from jobs.dataset_commands import merge, remove, split
-from jobs.display import ProgressDisplay, human_bytes
+from jobs.display import ProgressDisplay
 from jobs.exports import export
 from jobs.logs import log_to
 from jobs.model_commands import convert, evaluate, models, reconstruct, train
-from jobs.options import Anon, Assignments, EndpointUrl, Verbose
+from jobs.options import Anon, Assignments, EndpointUrl, Verbose, WithReport
 from jobs.planning import plan
 from jobs.previewing import preview
+from jobs.report import leave_report, report
 from jobs.statistics import stats
+from jobs.status import status
+from jobs.summary import summarise
 from pipeline.config import JobConfig
 from pipeline.errors import (
     ConfigError,
@@ -38,7 +41,6 @@ from pipeline.errors import (
 )
 from pipeline.job_file import load_job
 from pipeline.model_config import RANDOM_CHECKPOINT
-from pipeline.progress import Counters
 from pipeline.secrets import redact
 from pipeline.stopping import stop_on_sigterm
 
@@ -68,6 +70,7 @@ def tokenize(
         bool,
         typer.Option("--append", help="Add tars that came after the first run; without it no later run looks for any."),
     ] = False,
+    with_report: WithReport = True,
     verbose: Verbose = False,
 ) -> None:
     """Tokenize shards of videos into a dataset, or go on with one."""
@@ -79,7 +82,7 @@ def tokenize(
         err.print("[bold red]RANDOM WEIGHTS[/]: the tokens of this dataset mean nothing; for tests only")
     with _displayed() as display:
         result: JobResult = run_job(config, display, append=append)
-    _conclude(config, result)
+    _conclude(config, result, report=with_report)
 
 
 @contextmanager
@@ -96,54 +99,18 @@ def _displayed() -> Iterator[ProgressDisplay]:
         raise typer.Exit(EXIT_STOPPED) from None
 
 
-def _conclude(config: JobConfig, result: Any) -> None:
+def _conclude(config: JobConfig, result: Any, *, report: bool) -> None:
     progress = result.progress
     if progress.shards_before == progress.shards:
         out.print(
             f"Nothing to do: all {progress.shards} shards are committed in {escape(result.output)}", soft_wrap=True
         )
         return
-    _summarise(config, result)
+    summarise(out, err, config, result)
+    if report and progress.shards_done:
+        leave_report(err, config)
     if result.failures:
         raise typer.Exit(EXIT_SHARD_FAILED)
-
-
-def _summarise(config: JobConfig, result: Any) -> None:
-    progress = result.progress
-    totals = result.totals
-    before = f" ({progress.shards_before} of them earlier)" if progress.shards_before else ""
-    out.print(f"Committed {progress.shards_before + progress.shards_done} of {progress.shards} shards{before}")
-    # Whoever wrote their parts: a run adopts what others left.
-    out.print(
-        f"Those of this run hold {totals['videos']:,} videos, {totals['rows']:,} clips, {totals['tokens']:,} tokens, "
-        f"{totals['rejects']:,} rejects, in {escape(result.output)}",
-        soft_wrap=True,
-    )
-    if progress.counters.seconds:
-        out.print(_pace(progress.counters), soft_wrap=True)
-    if totals["rejects"]:
-        out.print(f"`vidtok inspect {escape(config.output)}` shows why videos were rejected", soft_wrap=True)
-    for failure in result.failures:
-        err.print(
-            f"[red]failed[/] {escape(failure.path)} after {failure.attempts} attempts: {escape(failure.error)}",
-            soft_wrap=True,
-        )
-        for attempt, error in enumerate(failure.history[:-1], 1):
-            err.print(f"  attempt {attempt}: {escape(error)}", soft_wrap=True)
-    if result.failures:
-        err.print("Run the same command again to try these shards once more.")
-
-
-def _pace(counters: Counters) -> str:
-    """What a worker did in a second, and which of its stages the others waited for."""
-    shares = ", ".join(f"{stage} {counters.busy_share(stage):.0%}" for stage in counters.busy_seconds)
-    frames, clips, tokens, read = (
-        count / counters.seconds for count in (counters.frames, counters.clips, counters.tokens, counters.bytes_read)
-    )
-    return (
-        f"A worker did {frames:,.1f} frames, {clips:,.2f} clips and {tokens:,.0f} tokens a second and read "
-        f"{human_bytes(read)}; at work was {shares}: the rest of the time they waited for {counters.bottleneck}"
-    )
 
 
 @app.command("retry-rejects")
@@ -151,6 +118,7 @@ def retry_rejects(
     job: Annotated[Path, typer.Argument(help="The job file (YAML) that the dataset was made with.")],
     classes: Annotated[list[str], typer.Option("--class", help="A reject's class, such as timeout; may be repeated.")],
     assignments: Assignments = None,
+    with_report: WithReport = True,
     verbose: Verbose = False,
 ) -> None:
     """Try rejected videos again, as supplementary shards: what is committed stays as it is."""
@@ -161,7 +129,7 @@ def retry_rejects(
     with _displayed() as display:
         result, videos = upkeep.retry_rejects(config, classes, display)
     out.print(f"{videos:,} rejected videos of the classes {', '.join(classes)} to try again", highlight=False)
-    _conclude(config, result)
+    _conclude(config, result, report=with_report)
 
 
 @app.command()
@@ -261,6 +229,8 @@ app.command()(reconstruct)
 app.command()(evaluate)
 app.command()(train)
 app.command()(stats)
+app.command()(status)
+app.command()(report)
 app.add_typer(export, name="export")
 app.add_typer(bench, name="bench")
 

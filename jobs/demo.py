@@ -20,16 +20,10 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from pipeline.clips import cut_clips
-from pipeline.config import JobConfig
 from pipeline.dataset import Dataset
-from pipeline.decoding.here import DecoderHere
-from pipeline.job_file import load_job
 from pipeline.reconstruct import decode_row, load_decoder
-from pipeline.records import Clip, Frames
-from pipeline.rows import row_id
-from pipeline.samples import read_shard
-from pipeline.shards import input_root
+from pipeline.records import Frames
+from pipeline.source_clips import SourceClips
 from pipeline.storage import open_store
 
 __all__ = ["job_of", "main", "pack_clips"]
@@ -82,34 +76,21 @@ def main() -> None:
     first = _first_row_id(folder / "dataset")
     _run(console, "decode", str(job["output"]), "--id", first, "--out", str(folder / "clip.mp4"))
     picture = folder / "original-and-reconstruction.png"
-    draw(load_job(job_file), first, picture)
+    draw(str(job["output"]), first, picture)
     console.print(f"Original (above) against reconstruction (below): {picture}", highlight=False, soft_wrap=True)
     console.print("The model is a small one, which the package carries: the released ones keep far more detail.")
     console.print(f"Done in {time.monotonic() - began:.0f} s.", highlight=False)
 
 
-def draw(config: JobConfig, wanted: str, target: Path) -> None:
+def draw(root: str, wanted: str, target: Path) -> None:
     """Writes a picture of frames of one row: the original's above, the reconstruction's below."""
-    dataset = Dataset.open(open_store(config.output))
+    dataset = Dataset.open(open_store(root))
     row = dataset.find_row(wanted)
-    clip = _source_clip(config, dataset, wanted)
+    clip = SourceClips(dataset).find(row)
     decoded = decode_row(row, load_decoder(dataset.description))
     chosen = np.linspace(0, len(decoded) - row["num_padded_frames"] - 1, _SHOWN_FRAMES).round().astype(int)
     rows: list[Frames] = [np.concatenate(list(frames[chosen]), axis=1) for frames in (clip.frames_THWC, decoded)]
     Image.fromarray(np.concatenate(rows, axis=0)).save(target)
-
-
-def _source_clip(config: JobConfig, dataset: Dataset, wanted: str) -> Clip:
-    """Goes through the input as a worker does, up to the clip of this id."""
-    store = open_store(input_root(config.input))
-    for shard in dataset.inputs():
-        videos = read_shard(store, shard, start=shard.beginning)
-        decoded = DecoderHere().decode(videos, config.decode_options())
-        items = cut_clips(decoded, lengths=config.clip_lengths, clips=config.clips, takes_stills=True)
-        for item in items:
-            if isinstance(item, Clip) and row_id(item) == wanted:
-                return item
-    raise LookupError(f"no clip of the input has the id {wanted}")
 
 
 def _first_row_id(dataset: Path) -> str:

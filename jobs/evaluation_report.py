@@ -7,14 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jobs.evaluation import METRICS, Evaluation, VideoScore
-from jobs.pictures import jpeg_url
-from jobs.plots import svg_of
+from jobs.pages import picture_url, render
+from jobs.plots import COLOURS, svg_of
 from pipeline.records import Frames
 from vidtok_model.published import PUBLISHED_QUALITY
 
@@ -25,7 +24,6 @@ REPORT_FILES = ("videos.csv", "evaluation.json", "index.html")
 _TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "fvd": "FVD"}
 _DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "fvd": 1}
 _MOST_BARS = 40
-_COLOURS = ("#1f5fa8", "#c2571a")
 
 
 def figures(evaluation: Evaluation, model: str) -> list[dict[str, Any]]:
@@ -87,15 +85,14 @@ def _plain(evaluation: Evaluation, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _page(evaluation: Evaluation, about: Mapping[str, Any]) -> str:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    template = jinja2.Environment(loader=loader, autoescape=True).get_template("evaluation.html.j2")
     metrics = list(evaluation.scores[0].means)
     pictured = [score for score in evaluation.scores if score.pictures]
     rows = [
         [score.name, score.num_frames, _num_clips(score), *(_text(name, score.means[name]) for name in metrics)]
         for score in evaluation.scores
     ]
-    return template.render(
+    return render(
+        "evaluation.html.j2",
         about=about,
         figures=figures(evaluation, about["model"]),
         columns=["video", "frames", "clips", *(_TITLES[name] for name in metrics)],
@@ -119,7 +116,8 @@ def _text(metric: str, value: float | None) -> str | None:
 
 def _picture(pairs: Sequence[tuple[Frames, Frames]]) -> str:
     """Frames side by side, those that went in above those that came back, as a data URL."""
-    return jpeg_url(np.concatenate([np.concatenate([pair[row] for pair in pairs], axis=1) for row in (0, 1)]))
+    rows = [np.concatenate([pair[row] for pair in pairs], axis=1) for row in (0, 1)]
+    return picture_url(np.concatenate(rows))
 
 
 def _by_video(scores: Sequence[VideoScore]) -> str:
@@ -127,7 +125,7 @@ def _by_video(scores: Sequence[VideoScore]) -> str:
     many = len(scores) > _MOST_BARS
     figure = Figure(figsize=(9, 3.2 if many else 1.2 + 0.22 * len(scores)), layout="constrained")
     ranked = sorted(scores, key=lambda score: score.means["psnr"])
-    for axes, name, colour in zip(_axes(figure), ("psnr", "ssim"), _COLOURS, strict=True):
+    for axes, name, colour in zip(_axes(figure), ("psnr", "ssim"), COLOURS, strict=True):
         values = [score.means[name] for score in ranked]
         if many:
             axes.hist(values, bins=30, color=colour)
@@ -137,7 +135,7 @@ def _by_video(scores: Sequence[VideoScore]) -> str:
             axes.set_yticks(range(len(values)), [_shortened(score.name) for score in ranked])
             axes.invert_yaxis()
         axes.set_xlabel(_TITLES[name])
-    return svg_of(figure)
+    return svg_of(figure, "PSNR and SSIM of each video")
 
 
 def _axes(figure: Figure) -> tuple[Axes, Axes]:
@@ -154,7 +152,7 @@ def _by_frame(scores: Sequence[VideoScore]) -> str:
     axes.set_xlabel("frame")
     axes.set_ylabel(_TITLES["psnr"])
     axes.legend(fontsize="x-small")
-    return svg_of(figure)
+    return svg_of(figure, "PSNR of each frame")
 
 
 def _shortened(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.inputs import base_shard_id
 from pipeline.reading.parts import PartReader
-from pipeline.reconstruct import decode_row, decode_stream, load_decoder
+from pipeline.reconstruct import decode_found, load_decoder
 from pipeline.rejected import outstanding_rejects
 from pipeline.row_scan import find_stream, groups_of, groups_of_part, scan
 from pipeline.row_sets import REMOVED, Rows, read_rows
-from pipeline.rows import SEGMENT_COLUMN
 from pipeline.shard_log import DATA
 from pipeline.storage import absolute_url, open_store
 from pipeline.video_file import write_video
@@ -137,11 +135,7 @@ def decode_to_file(
     rows, place, description = _found(root, row_id, options)
     row = rows.slice(place, 1).to_pylist()[0]
     tokenizer = load_decoder(description, checkpoint=checkpoint, device=device, options=options)
-    if SEGMENT_COLUMN in row:
-        one_by_one = (rows.slice(number, 1).to_pylist()[0] for number in range(len(rows)))
-        frames = next(islice(decode_stream(one_by_one, tokenizer), place, None))
-    else:
-        frames = decode_row(row, tokenizer)
+    frames = decode_found(rows, place, tokenizer)
     seconds = np.asarray(row["frame_seconds"], np.float64)[-len(frames) :]
     real = len(frames) - row["num_padded_frames"]
     write_video(target, frames[:real], seconds[:real])

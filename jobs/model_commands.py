@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.display import human_bytes
-from jobs.extras import check_packages
+from jobs.extras import check_extra
 from jobs.options import Anon, Assignments, EndpointUrl
 from pipeline.errors import ConfigError
 
@@ -198,7 +198,7 @@ def evaluate(
 
     Videos that cannot be decoded to their end are told of, and count nowhere.
     """
-    check_packages("the page", "report", "jinja2", "matplotlib")
+    check_extra("report", "the page")
     from jobs.evaluation_run import EvaluationSettings, run_evaluation
 
     options = {"endpoint_url": endpoint_url, "anon": anon or None}
@@ -224,7 +224,7 @@ def train(
     assignments: Assignments = None,
 ) -> None:
     """Train one stage of a model, or go on with one that stopped."""
-    check_packages("training", "train", "tensorboard")
+    check_extra("train", "training")
     from jobs.train import run_training
     from jobs.train_config import TrainingJob
     from pipeline.job_file import load_file

@@ -4,11 +4,14 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Anon", "Assignments", "EndpointUrl", "Verbose"]
+__all__ = ["Anon", "Assignments", "EndpointUrl", "Verbose", "WithReport"]
 
 EndpointUrl = Annotated[str | None, typer.Option("--endpoint-url", help="S3 endpoint, where it is not AWS.")]
 Anon = Annotated[bool, typer.Option("--anon", help="Read without credentials.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every attempt, with tracebacks.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, over the job file; may be given more than once.")
+]
+WithReport = Annotated[
+    bool, typer.Option("--report/--no-report", help="Whether the dataset gets a report.html at the end of the run.")
 ]

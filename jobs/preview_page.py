@@ -1,13 +1,11 @@
 """Clips there and back as one page, which needs nothing beside it."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from jobs.pictures import animation_url, jpeg_url
+from jobs.pages import animation_url, picture_url, render
 from pipeline.previews import Preview
 from pipeline.records import VideoRef
 
@@ -28,9 +26,8 @@ def page_of(
         shown: the clips.
         rejects: sampled videos without rows, and why.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    template = jinja2.Environment(loader=loader, autoescape=True).get_template("preview.html.j2")
-    return template.render(
+    return render(
+        "preview.html.j2",
         model=model,
         facts=facts,
         clips=[_clip(preview) for preview in shown],
@@ -62,7 +59,7 @@ def _clip(preview: Preview) -> dict[str, Any]:
         "psnr": f"{preview.psnr:.2f}",
         "moving": _moving(pairs, clip.duration_seconds) if len(pairs) > 1 else None,
         "frames": [
-            {"picture": jpeg_url(np.concatenate(pairs[index][:2])), "time": f"{pairs[index][2]:.2f} s"}
+            {"picture": picture_url(np.concatenate(pairs[index][:2])), "time": f"{pairs[index][2]:.2f} s"}
             for index in chosen
         ],
     }

@@ -36,7 +36,7 @@ def preview(
     err = Console(stderr=True, emoji=False)
     log_to(err)
     planned = checked_plan(job, assignments or [])
-    check_page(page, "--out", "jinja2")
+    check_page(page, "--out")
     page.write_text(_page(err, planned, count, seed), encoding="utf-8")
     size = human_bytes(page.stat().st_size)
     Console(emoji=False).print(f"The page is {page} ({size})", markup=False, highlight=False, soft_wrap=True)

@@ -41,7 +41,7 @@ def stats(
 ) -> None:
     """Show statistics of a dataset: codes used or channels of latents, rows by shape, sources, rejects."""
     if page is not None:
-        check_page(page, "--html", "jinja2", "matplotlib")
+        check_page(page, "--html")
     from pipeline.dataset_statistics import dataset_statistics, save_statistics  # Arrow takes a second to import
     from pipeline.reading.source import Source
 

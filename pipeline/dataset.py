@@ -1,6 +1,7 @@
 """A dataset's root: what it is made of, which input it was frozen on, and what is committed.
 
-Layout: dataset.json, inputs/, data/, rejects/, _commits/, _snapshots/, _removed/, _splits/, _runs/ (ARCHITECTURE.md).
+Layout: dataset.json, inputs/, data/, rejects/, _commits/, _snapshots/, _removed/, _splits/, _runs/, and
+stats.json and report.html, which are derived (ARCHITECTURE.md).
 """
 
 import hashlib

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "DatasetStatistics",
     "RowCounts",
     "dataset_statistics",
+    "sampled_code_usage",
     "save_statistics",
 ]
 
@@ -136,7 +137,9 @@ def dataset_statistics(
     """
     state = source.state()
     snapshot = newest_snapshot(source.dataset.store, strict=True, upto=source.snapshot)
-    sums, codes = _scan(source, threads, on_progress)
+    (section,) = source.index.sections(by_shape=False)
+    total = int(section.rows.sum())
+    sums, codes = _scan(source, section.groups.tolist(), threads, lambda rows: on_progress(rows, total))
     rows_of = [int(section.rows.sum()) for section in source.index.sections(by_shape=True)]
     shapes = list(zip(source.index.shapes, rows_of, strict=True))
     return DatasetStatistics(
@@ -183,21 +186,46 @@ def _committed(commits: Iterable[Mapping[str, Any]]) -> CommittedCounts:
     )
 
 
-def _scan(source: Source, threads: int, on_progress: Callable[[int, int], None]) -> tuple[Sums, Counts | None]:
-    """Goes through the rows; the sums of some columns, and how often each code occurs."""
+def sampled_code_usage(source: Source, *, threads: int, most_tokens: int) -> CodeUsage | None:
+    """How the codebook is used by some of the rows, in time and memory that do not grow with the dataset.
+
+    Args:
+        source: of a snapshot.
+        threads: that read and count.
+        most_tokens: about so many are read, in row groups from all over the dataset; one row group at least.
+
+    Returns:
+        None where there are latents, or no tokens.
+
+    Raises:
+        CorruptPart, StorageError: see `dataset_statistics`.
+    """
+    shapes = zip(source.index.shapes, source.index.sections(by_shape=True), strict=True)
+    tokens = sum(math.prod(shape) * int(section.rows.sum()) for shape, section in shapes)
+    if not source.model.is_discrete or not tokens:
+        return None
+    (section,) = source.index.sections(by_shape=False)
+    count = max(1, len(section.groups) * min(tokens, most_tokens) // tokens)
+    chosen = section.groups[(2 * np.arange(count) + 1) * len(section.groups) // (2 * count)]
+    _, codes = _scan(source, chosen.tolist(), threads)
+    return None if codes is None else code_usage(codes, source.model.fsq_levels)
+
+
+def _scan(
+    source: Source, groups: Sequence[int], threads: int, on_progress: Callable[[int], None] = lambda rows: None
+) -> tuple[Sums, Counts | None]:
+    """Goes through the rows of some groups; the sums of some columns, and how often each code occurs."""
     size = source.model.codebook_size
     counter = CodeCounter(size) if size else None
     columns = (*_COUNTED, "tokens") if size else _COUNTED
-    (section,) = source.index.sections(by_shape=False)
     read = functools.partial(_read, source, PartReader(source.dataset.store), columns)
     sums: Sums = dict.fromkeys((*_COUNTED, "rows"), 0)
-    total = int(section.rows.sum())
-    on_progress(0, total)
-    for of_group, counts in _few_ahead(read, section.groups.tolist(), threads):
+    on_progress(0)
+    for of_group, counts in _few_ahead(read, groups, threads):
         sums = {name: value + of_group[name] for name, value in sums.items()}
         if counter is not None and counts is not None:
             counter.add(counts)
-        on_progress(int(sums["rows"]), total)
+        on_progress(int(sums["rows"]))
     return sums, None if counter is None else counter.total()
 
 

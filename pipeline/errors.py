@@ -17,6 +17,7 @@ __all__ = [
     "TrainingFailed",
     "VidtokError",
     "WorkerUnfit",
+    "told",
 ]
 
 
@@ -97,3 +98,8 @@ class TrainingFailed(VidtokError):
 
 class Stopped(VidtokError):
     """This process was told to stop, and did so where nothing that it had finished is lost."""
+
+
+def told(error: BaseException) -> str:
+    """An error for a person: one of ours by its message, any other by its class too; without secrets."""
+    return str(error) if isinstance(error, VidtokError) else redact(f"{type(error).__name__}: {error}")

@@ -19,6 +19,7 @@ from pipeline.inputs import grow_inputs
 from pipeline.plan import Plan, make_plan
 from pipeline.progress import Counters
 from pipeline.records import Shard
+from pipeline.run_facts import RunFacts
 from pipeline.runs import Run, announced
 from pipeline.shard_table import ShardTable
 from pipeline.snapshots import Snapshot, add_to_snapshot, newest_snapshot
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 
 # What a driver keeps of commits that are in no snapshot yet: so many parts, some tens of MB.
 _MOST_PARTS = 10_000
-# Of shards that were given up, a heartbeat names the last ones.
-_NAMED_FAILURES = 20
 
 Choose = Callable[[Sequence[Shard]], Sequence[Shard]]
 
@@ -168,13 +167,12 @@ def _run_announced(
     before = len(shards) - len(pending)
     progress = Progress(shards=len(shards), shards_before=before, bytes_left=size, bytes_total=size)
     result = JobResult(output=plan.config.output, progress=progress)
-    run.facts.update(shards=len(shards), shards_before=before, shards_done=0, under_way=[], failed=[])
+    facts = RunFacts(run.facts, plan.config, progress)
     on_progress(progress)
 
     def on_work(counters: Counters, under_way: Sequence[Shard]) -> None:
         progress.counters = counters
-        run.facts["under_way"] = [shard.shard_id for shard in under_way]
-        run.facts["work"] = counters.report()
+        facts.update(under_way)
         on_progress(progress)
         check_budget(counters, plan.config.budget, plan.store.root)
 
@@ -186,7 +184,7 @@ def _run_announced(
             progress.shards_failed += 1
             progress.bytes_left -= outcome.size_bytes
             result.failures.append(outcome)
-            run.facts["failed"] = [vars(failure) for failure in result.failures[-_NAMED_FAILURES:]]
+            facts.failed(outcome)
             log.error("shard %s: given up after %d attempts: %s", outcome.path, outcome.attempts, outcome.error)
             in_a_row += 1
             check_failures(in_a_row, len(given), plan.config.budget, f"{outcome.path}: {outcome.error}")
@@ -196,8 +194,8 @@ def _run_announced(
             progress.bytes_left -= outcome["source"]["size_bytes"]
             result.totals.update({name: outcome[name] for name in ("videos", "rows", "tokens")})
             result.totals["rejects"] += sum(outcome["rejects_by_class"].values())
+            facts.done(outcome["shard_id"], outcome["source"]["path"])
             keeper.add(outcome)
-        run.facts.update(shards_done=progress.shards_done, work=progress.counters.report())
         on_progress(progress)
     keeper.complete(shards)
     return result

@@ -6,16 +6,18 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from pipeline.checkpoints import Weights
 from pipeline.encode import frames_to_clips
 from pipeline.records import DecodedFrame, Frames
+from pipeline.rows import SEGMENT_COLUMN
 from pipeline.weights import load_weights
 from vidtok_model import TokenizerConfig, VideoTokenizer
 from vidtok_model.round_trip import chunk_frames, round_trip
 
-__all__ = ["clips_to_frames", "decode_row", "decode_stream", "load_decoder", "reconstructed"]
+__all__ = ["clips_to_frames", "decode_found", "decode_row", "decode_stream", "load_decoder", "reconstructed"]
 
 
 def load_decoder(
@@ -40,6 +42,14 @@ def load_decoder(
     weights = Weights(checkpoint=model["checkpoint"], identity=model["weights"], seed=model["seed"])
     config = TokenizerConfig.from_dict(model["config"])
     return load_weights(config, weights, checkpoint=checkpoint, device=device, dtype=torch.float32, options=options)
+
+
+def decode_found(rows: pa.Table, place: int, tokenizer: VideoTokenizer) -> Frames:
+    """Decodes one row of those that `Dataset.find_stream` gives; the frames are as of `decode_row`."""
+    if SEGMENT_COLUMN not in rows.column_names:
+        return decode_row(rows.slice(place, 1).to_pylist()[0], tokenizer)
+    one_by_one = (rows.slice(number, 1).to_pylist()[0] for number in range(len(rows)))
+    return next(islice(decode_stream(one_by_one, tokenizer), place, None))
 
 
 def decode_row(row: Mapping[str, Any], tokenizer: VideoTokenizer) -> Frames:

@@ -15,7 +15,7 @@ from pipeline.reading.parts import GroupRows, PartReader
 from pipeline.row_sets import Place, Rows
 from pipeline.rows import SEGMENT_COLUMN
 
-__all__ = ["RowGroupPlace", "find_stream", "groups_of", "groups_of_part", "scan", "without"]
+__all__ = ["RowGroupPlace", "find_stream", "groups_of", "groups_of_part", "scan", "with_its_stream", "without"]
 
 _READ_AT_ONCE, _READ_AHEAD = 16, 64  # parts
 
@@ -115,11 +115,16 @@ def find_stream(
         whole = _read(reader, group, None, removed).table
         if SEGMENT_COLUMN not in whole.column_names:
             return whole.slice(place, 1), 0
-        return _with_its_stream(reader, group, row_id, removed)
+        return with_its_stream(reader, group, row_id, removed)
     return None
 
 
-def _with_its_stream(reader: PartReader, found: RowGroupPlace, row_id: str, removed: Rows) -> tuple[pa.Table, int]:
+def with_its_stream(reader: PartReader, found: RowGroupPlace, row_id: str, removed: Rows) -> tuple[pa.Table, int]:
+    """A stream's segments from the first to the one behind a row of this row group, and the row's place among them.
+
+    Raises:
+        ConfigError, CorruptPart, StorageError: see `find_stream`.
+    """
     path = found.place[0]
     groups = groups_of_part(reader, path, found.size_bytes)  # a video's rows stand in one part, in order
     columns = ("id", SEGMENT_COLUMN)

@@ -104,6 +104,11 @@ class ShardTable(Sequence[Shard]):
         is_other = np.concatenate([*masks, np.zeros(0, bool)])
         return self.chosen(np.flatnonzero(is_other[self._order]))
 
+    def where(self, name: str, value: str) -> "ShardTable":
+        """Those that have a value in a column (`shard_id` or `path`)."""
+        column: Any = self._column(name)
+        return self.chosen(np.flatnonzero(np.asarray(pc.is_in(column, value_set=pa.array([value], pa.string())))))
+
     def sorted_ids(self, at_once: int) -> Iterator[list[str]]:
         """Their ids in order, so many at a time."""
         ids = self._column("shard_id")

@@ -70,7 +70,7 @@ class Snapshot:
 
     Attributes:
         number: of the last file; 0 where there is none.
-        tables: one for each file, by its number: a row for each commit, with all columns or the shards' ids alone.
+        tables: one for each file, by its number: a row for each commit, with all columns, or with some.
     """
 
     number: int = 0
@@ -95,7 +95,7 @@ class Snapshot:
 
     def table(self) -> pa.Table:
         """The same as a table."""
-        table = pa.concat_tables([_SCHEMA.empty_table(), *self.tables.values()]).sort_by("shard_id")
+        table = pa.concat_tables(list(self.tables.values()) or [_SCHEMA.empty_table()]).sort_by("shard_id")
         ids = table.column("shard_id").combine_chunks()
         is_first = pc.not_equal(ids[1:], ids[:-1])
         return table.filter(pa.concat_arrays([pa.array([True][: len(ids)], pa.bool_()), is_first]))
@@ -107,6 +107,7 @@ def newest_snapshot(
     *,
     strict: bool = False,
     ids_alone: bool = False,
+    columns: Sequence[str] | None = None,
     upto: int | None = None,
 ) -> Snapshot:
     """The commits of all files.
@@ -118,6 +119,7 @@ def newest_snapshot(
         known: one that was read or written before; only what came since is read.
         strict: raise instead.
         ids_alone: keep the shards' ids alone, as a driver does.
+        columns: keep these alone, the ids among them.
         upto: leave out the files after this one.
 
     Raises:
@@ -130,7 +132,7 @@ def newest_snapshot(
 
     def read(number: int) -> pa.Table:
         table = _read(store, _path(number), strict=strict)
-        return _ids_of(table) if ids_alone else table
+        return _ids_of(table) if ids_alone else table if columns is None else table.select(list(columns))
 
     with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
         tables.update(zip(new, threads.map(read, new), strict=True))

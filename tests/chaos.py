@@ -121,7 +121,9 @@ class Chaos:
         path, self._log = self._folder / f"{name}.yaml", self._folder / f"{name}.log"
         path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
         with self._log.open("wb") as output:
-            return subprocess.Popen([*_CLI, "tokenize", str(path)], cwd=ROOT, stdout=output, stderr=output)
+            return subprocess.Popen(
+                [*_CLI, "tokenize", "--no-report", str(path)], cwd=ROOT, stdout=output, stderr=output
+            )
 
     def run(self) -> list[JobReport]:
         """Runs jobs until every kill is done, or one comes out wrong."""

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline.config import JobConfig
-from pipeline.errors import CommitConflict, ConfigError, VidtokError
+from pipeline.errors import CommitConflict, ConfigError, told
 from pipeline.progress import Counters
 from pipeline.records import Shard
-from pipeline.secrets import redact
 
 __all__ = ["Executor", "OnWork", "ShardFailure", "WorkOrder", "failure_of", "is_retryable"]
 
@@ -77,8 +76,8 @@ class Executor(Protocol):
 
 def failure_of(shard: Shard, errors: Sequence[BaseException]) -> ShardFailure:
     """Describes the errors of all attempts for a person; one of ours by its message, any other by its class too."""
-    history = [str(e) if isinstance(e, VidtokError) else redact(f"{type(e).__name__}: {e}") for e in errors]
-    return ShardFailure(shard_id=shard.shard_id, path=shard.path, size_bytes=shard.size_bytes, history=tuple(history))
+    history = tuple(map(told, errors))
+    return ShardFailure(shard_id=shard.shard_id, path=shard.path, size_bytes=shard.size_bytes, history=history)
 
 
 def is_retryable(error: BaseException) -> bool:

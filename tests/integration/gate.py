@@ -80,7 +80,7 @@ class Gate:
 def job_command(config: Any, folder: Path) -> list[str]:
     """Writes a job's file into a folder, and returns the command that runs it."""
     (folder / "job.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    return [sys.executable, "-m", "jobs.cli", "tokenize", str(folder / "job.yaml")]
+    return [sys.executable, "-m", "jobs.cli", "tokenize", "--no-report", str(folder / "job.yaml")]
 
 
 def until(condition: Callable[[], Any], what: str, *, seconds: float = 120) -> Any:

@@ -100,7 +100,7 @@ def test_a_run_killed_half_way_ends_equal(inline: tuple[JobConfig, JobResult], p
     file.write_text(yaml.safe_dump(merge(SMALL_JOB, raw)))
     config = load_job(file)
     store = store_of(config)
-    command = [sys.executable, "-m", "jobs.cli", "tokenize", str(file)]
+    command = [sys.executable, "-m", "jobs.cli", "tokenize", "--no-report", str(file)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while len(list(store.list("data"))) < NUM_CLIPS // 2:

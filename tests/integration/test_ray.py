@@ -178,7 +178,7 @@ def test_a_process_that_fails_everything_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "spoilt").write_text("")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'hook'}:{ROOT}", "SPOILT": str(tmp_path / "spoilt")}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "jobs.cli", "tokenize", str(tmp_path / "job.yaml")]
+    command = [sys.executable, "-m", "jobs.cli", "tokenize", "--no-report", str(tmp_path / "job.yaml")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("attempt 1 of 2 failed") == 1 and "CUDA error" in done.stderr

@@ -74,6 +74,7 @@ def test_no_secret_is_said_or_written(weights: str, s3_endpoint: str, bucket: st
     job.write_text(yaml.safe_dump(raw))
     said = [vidtok(tmp_path, "tokenize", str(job), "-v")]
     assert "exit 0" in said[0] and "Committed 2 of 2" in said[0], said[0]
+    assert f"The report is {root}/report.html\n" in said[0], said[0]
     side = ("--endpoint-url", s3_endpoint)
     said += [vidtok(tmp_path, *command, root, *side) for command in (("inspect",), ("verify", "--source"), ("gc",))]
     # And when it goes badly: weights that are gone, a server that is not there, another dataset in the output.
@@ -82,7 +83,16 @@ def test_no_secret_is_said_or_written(weights: str, s3_endpoint: str, bucket: st
         ("storage.output.endpoint_url=http://127.0.0.1:1", "storage.output.retry_seconds=1"),
         ("clips.size=32",),
     ):
-        said.append(vidtok(tmp_path, "tokenize", str(job), "-v", *(word for text in wrong for word in ("--set", text))))
+        said.append(
+            vidtok(
+                tmp_path,
+                "tokenize",
+                "--no-report",
+                str(job),
+                "-v",
+                *(word for text in wrong for word in ("--set", text)),
+            )
+        )
         assert "exit 2" in said[-1], said[-1]
     for text in said:
         assert not [secret for secret in SECRETS if secret in text], text

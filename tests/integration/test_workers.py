@@ -85,7 +85,7 @@ def test_the_job_goes_on(tmp_path: Path, hook: str, executor: dict[str, Any], to
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'hook'}:{ROOT}", "HOOK_FOLDER": str(tmp_path)}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "jobs.cli", "tokenize", str(tmp_path / "job.yaml")]
+    command = [sys.executable, "-m", "jobs.cli", "tokenize", "--no-report", str(tmp_path / "job.yaml")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0 and told in done.stderr, done.stderr
     assert not (tmp_path / "token").exists()

@@ -18,10 +18,14 @@ Cli = Callable[..., SimpleNamespace]
 
 @pytest.fixture
 def vidtok(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """Runs the command line in this process; gives its exit code, stdout and stderr."""
+    """Runs the command line in this process; gives its exit code, stdout and stderr.
+
+    A job leaves a report, which takes seconds, only where it is asked for.
+    """
 
     def run(*arguments: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["vidtok", *map(str, arguments)])
+        is_job = arguments[0] in ("tokenize", "retry-rejects") and "--report" not in arguments
+        monkeypatch.setattr(sys, "argv", ["vidtok", *map(str, arguments), *["--no-report"] * is_job])
         code: Any = 0
         try:
             jobs.cli.main()

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline import runs
-from pipeline.runs import announced, live_runs, old_records
+from pipeline.errors import ErrorBudgetExceeded, Stopped
+from pipeline.runs import announced, live_runs, old_records, read_records
 from pipeline.storage import Store, open_store
 
 
@@ -35,6 +36,34 @@ def test_a_run_that_fails_says_so(store: Store) -> None:
     with pytest.raises(RuntimeError), announced(store):
         raise RuntimeError
     assert record_of(store)["state"] == "failed" and live_runs(store) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "said"),
+    [
+        (KeyboardInterrupt(), "interrupted", None),
+        (Stopped("told to stop"), "stopped", None),
+        (ErrorBudgetExceeded("7 of 8 rejected"), "failed", "7 of 8 rejected"),
+        (OSError("s3://k:SECRET@host/x"), "failed", "OSError: s3://host/x"),
+    ],
+)
+def test_how_a_run_ended(store: Store, error: BaseException, state: str, said: str | None) -> None:
+    with pytest.raises(type(error)), announced(store):
+        raise error
+    assert (record_of(store)["state"], record_of(store).get("error")) == (state, said)
+
+
+def test_records_of_runs_that_ended_are_read_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with announced(store):
+        pass
+    with announced(store) as run:
+        known = read_records(store)
+        assert [record["state"] for record in known.values()] == ["ended", "running"]
+        read: list[str] = []
+        real = Store.read_if_there
+        monkeypatch.setattr(Store, "read_if_there", lambda store, path: read.append(path) or real(store, path))
+        assert read_records(store, known).keys() == known.keys()
+    assert read == [f"_runs/{run.run_id}.json"]
 
 
 def test_the_heart_beats_whatever_a_beat_ends_with(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ def test_a_worker_that_is_spoilt_from_the_start_writes_nothing(tmp_path: Path, k
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'hook'}:{ROOT}"}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "jobs.cli", "tokenize", str(tmp_path / "job.yaml")]
+    command = [sys.executable, "-m", "jobs.cli", "tokenize", "--no-report", str(tmp_path / "job.yaml")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 1 and "computes wrongly: the golden clip differs by 0.01" in done.stderr, done.stderr
     for folder in ("data", "rejects", "_commits"):

@@ -1,20 +1,29 @@
-"""Pictures as a page holds them: in the page itself."""
+"""What our pages share: templates with one style sheet, and pictures that stand in the page itself."""
 
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import jinja2
 from PIL import Image
 
 from pipeline.records import Frames
 
-__all__ = ["animation_url", "jpeg_url"]
+__all__ = ["animation_url", "picture_url", "render"]
 
 
-def jpeg_url(frame_HWC: Frames, *, quality: int = 90) -> str:
-    """A frame as a data URL."""
+def render(template: str, **values: Any) -> str:
+    """A page of a template of this folder; values are escaped."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    return jinja2.Environment(loader=loader, autoescape=True).get_template(template).render(**values)
+
+
+def picture_url(pixels_HWC: Frames) -> str:
+    """A picture as a data URL."""
     file = io.BytesIO()
-    Image.fromarray(frame_HWC).save(file, "JPEG", quality=quality)
+    Image.fromarray(pixels_HWC).save(file, "JPEG", quality=90)
     return _url("jpeg", file)
 
 
