@@ -19,10 +19,10 @@ from rich.markup import escape
 
 from jobs.bench.commands import bench
 from jobs.dataset_commands import merge, remove, split
-from jobs.display import ProgressDisplay, human_bytes
+from jobs.display import ProgressDisplay, SaidAsRecords, human_bytes
 from jobs.exports import export
 from jobs.model_commands import convert, evaluate, models, reconstruct, train
-from jobs.options import Anon, Assignments, EndpointUrl, Verbose
+from jobs.options import Anon, Assignments, EndpointUrl, Format, Verbose
 from jobs.statistics import stats
 from pipeline.config import JobConfig
 from pipeline.errors import (
@@ -35,9 +35,10 @@ from pipeline.errors import (
     WorkerUnfit,
 )
 from pipeline.job_file import load_job
+from pipeline.logs import LogFormat, LogSettings, log_settings, set_up_logs
 from pipeline.model_config import RANDOM_CHECKPOINT
 from pipeline.progress import Counters
-from pipeline.secrets import RedactingFormatter, redact
+from pipeline.secrets import redact
 from pipeline.stopping import stop_on_sigterm
 
 __all__ = ["app", "main"]
@@ -56,6 +57,7 @@ app = typer.Typer(
 # Off a terminal nothing may be cut to the width of one: ids and paths are copied from there.
 out = Console(width=None if sys.stdout.isatty() else 200, emoji=False)
 err = Console(stderr=True, emoji=False)
+log = logging.getLogger(__name__)
 
 
 @app.command()
@@ -67,11 +69,12 @@ def tokenize(
         typer.Option("--append", help="Add tars that came after the first run; without it no later run looks for any."),
     ] = False,
     verbose: Verbose = False,
+    log_format: Format = LogFormat.TEXT,
 ) -> None:
     """Tokenize shards of videos into a dataset, or go on with one."""
     from pipeline.job import JobResult, run_job  # PyAV and Arrow take a second to import
 
-    _log_to(err, logging.DEBUG if verbose else logging.WARNING)
+    _log_to(err, logging.DEBUG if verbose else logging.WARNING, log_format)
     config = load_job(job, assignments or [])
     if config.model.checkpoint == RANDOM_CHECKPOINT:
         err.print("[bold red]RANDOM WEIGHTS[/]: the tokens of this dataset mean nothing; for tests only")
@@ -150,11 +153,12 @@ def retry_rejects(
     classes: Annotated[list[str], typer.Option("--class", help="A reject's class, such as timeout; may be repeated.")],
     assignments: Assignments = None,
     verbose: Verbose = False,
+    log_format: Format = LogFormat.TEXT,
 ) -> None:
     """Try rejected videos again, as supplementary shards: what is committed stays as it is."""
     from jobs import upkeep
 
-    _log_to(err, logging.DEBUG if verbose else logging.WARNING)
+    _log_to(err, logging.DEBUG if verbose else logging.WARNING, log_format)
     config = load_job(job, assignments or [])
     with _displayed() as display:
         result, videos = upkeep.retry_rejects(config, classes, display)
@@ -261,15 +265,14 @@ app.add_typer(export, name="export")
 app.add_typer(bench, name="bench")
 
 
-def _log_to(console: Console, level: int) -> None:
+def _log_to(console: Console, level: int, log_format: LogFormat = LogFormat.TEXT) -> None:
+    if log_format is LogFormat.JSON:
+        set_up_logs(LogSettings(format=log_format, level=min(level, logging.INFO)))
+        console.file = SaidAsRecords()
+        return
     # Off a terminal a record is one line, not broken to the width of one.
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False)
-    handler.setFormatter(RedactingFormatter("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for package in ("pipeline", "vidtok_model", "jobs"):
-        logging.getLogger(package).setLevel(level)
+    handler = RichHandler(console=console, show_path=False) if console.is_terminal else None
+    set_up_logs(LogSettings(level=level), handler)
 
 
 def main() -> None:
@@ -277,8 +280,11 @@ def main() -> None:
     try:
         app()
     except VidtokError as error:
-        err.print("[bold red]error[/]", end=" ")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        if log_settings().format is LogFormat.JSON:
+            log.error("%s", error)
+        else:
+            err.print("[bold red]error[/]", end=" ")
+            err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         is_bad_config = not isinstance(error, (ShardError, WorkerUnfit, ErrorBudgetExceeded, TrainingFailed))
         sys.exit(EXIT_BAD_CONFIG if is_bad_config else EXIT_SHARD_FAILED)
 

@@ -9,6 +9,7 @@ from pipeline.errors import CommitConflict, ConfigError, VidtokError
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.secrets import redact
+from pipeline.shard_table import ShardTable
 
 __all__ = ["Executor", "OnWork", "ShardFailure", "WorkOrder", "failure_of", "is_retryable"]
 
@@ -23,10 +24,12 @@ class WorkOrder:
     Attributes:
         config: the job.
         description: what dataset.json says.
+        run_id: names the run in log records and metrics; empty where there is none.
     """
 
     config: JobConfig
     description: dict[str, Any]
+    run_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +62,7 @@ class ShardFailure:
 class Executor(Protocol):
     """Places shards on workers and tries them again; never changes what is done with one."""
 
-    def run(
-        self, order: WorkOrder, shards: Sequence[Shard], on_work: OnWork
-    ) -> Iterator[dict[str, Any] | ShardFailure]:
+    def run(self, order: WorkOrder, shards: ShardTable, on_work: OnWork) -> Iterator[dict[str, Any] | ShardFailure]:
         """Yields the commit of each shard, or its failure, in the order in which they end.
 
         Args:
