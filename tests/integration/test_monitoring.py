@@ -180,6 +180,24 @@ def rules() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
+def test_the_dashboard_is_laid_out_and_asks_the_chosen_prometheus() -> None:
+    dashboard = json.loads((MONITORING / "grafana_dashboard.json").read_text())
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    squares = Counter(
+        (x, y)
+        for place in (panel["gridPos"] for panel in panels)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    )
+    assert set(squares.values()) == {1} and max(x for x, _ in squares) == 23
+    asked = [target["datasource"] for panel in panels for target in panel.get("targets", ())]
+    asked += [variable["datasource"] for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
+    assert asked and all(source == {"type": "prometheus", "uid": "${datasource}"} for source in asked)
+    rows = [panel["title"] for panel in panels if panel["type"] == "row"]
+    assert rows == ["Shards and ETA", "Throughput", "Stages and queues", "Rejects", "Retries and failures"]
+
+
 def test_prometheus_takes_the_files() -> None:
     promtool("check", "config", MONITORING / "prometheus.yaml")
     promtool("check", "rules", MONITORING / "alerts.yaml")
