@@ -22,7 +22,7 @@ from jobs.display import ProgressDisplay
 from jobs.exports import export
 from jobs.logs import log_to
 from jobs.model_commands import convert, evaluate, models, reconstruct, train
-from jobs.options import Anon, Assignments, EndpointUrl, Verbose, WithReport
+from jobs.options import Anon, Assignments, EndpointUrl, Format, Verbose, WithReport
 from jobs.planning import plan
 from jobs.previewing import preview
 from jobs.report import leave_report, report
@@ -40,6 +40,7 @@ from pipeline.errors import (
     WorkerUnfit,
 )
 from pipeline.job_file import load_job
+from pipeline.logs import LogFormat, log_settings
 from pipeline.model_config import RANDOM_CHECKPOINT
 from pipeline.secrets import redact
 from pipeline.stopping import stop_on_sigterm
@@ -60,6 +61,7 @@ app = typer.Typer(
 # Off a terminal nothing may be cut to the width of one: ids and paths are copied from there.
 out = Console(width=None if sys.stdout.isatty() else 200, emoji=False)
 err = Console(stderr=True, emoji=False)
+log = logging.getLogger(__name__)
 
 
 @app.command()
@@ -72,11 +74,12 @@ def tokenize(
     ] = False,
     with_report: WithReport = True,
     verbose: Verbose = False,
+    log_format: Format = LogFormat.TEXT,
 ) -> None:
     """Tokenize shards of videos into a dataset, or go on with one."""
     from pipeline.job import JobResult, run_job  # PyAV and Arrow take a second to import
 
-    log_to(err, logging.DEBUG if verbose else logging.WARNING)
+    log_to(err, logging.DEBUG if verbose else logging.WARNING, log_format)
     config = load_job(job, assignments or [])
     if config.model.checkpoint == RANDOM_CHECKPOINT:
         err.print("[bold red]RANDOM WEIGHTS[/]: the tokens of this dataset mean nothing; for tests only")
@@ -120,11 +123,12 @@ def retry_rejects(
     assignments: Assignments = None,
     with_report: WithReport = True,
     verbose: Verbose = False,
+    log_format: Format = LogFormat.TEXT,
 ) -> None:
     """Try rejected videos again, as supplementary shards: what is committed stays as it is."""
     from jobs import upkeep
 
-    log_to(err, logging.DEBUG if verbose else logging.WARNING)
+    log_to(err, logging.DEBUG if verbose else logging.WARNING, log_format)
     config = load_job(job, assignments or [])
     with _displayed() as display:
         result, videos = upkeep.retry_rejects(config, classes, display)
@@ -240,8 +244,11 @@ def main() -> None:
     try:
         app()
     except VidtokError as error:
-        err.print("[bold red]error[/]", end=" ")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        if log_settings().format is LogFormat.JSON:
+            log.error("%s", error)
+        else:
+            err.print("[bold red]error[/]", end=" ")
+            err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         is_bad_config = not isinstance(error, (ShardError, WorkerUnfit, ErrorBudgetExceeded, TrainingFailed))
         sys.exit(EXIT_BAD_CONFIG if is_bad_config else EXIT_SHARD_FAILED)
 

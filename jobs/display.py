@@ -1,5 +1,7 @@
 """How far a job is, shown live on a terminal and as plain lines elsewhere."""
 
+import io
+import logging
 import time
 from types import TracebackType
 from typing import Self
@@ -14,7 +16,9 @@ from rich.text import Text
 
 from pipeline.job import Progress
 
-__all__ = ["CountDisplay", "ProgressDisplay", "human_bytes", "human_seconds"]
+__all__ = ["CountDisplay", "ProgressDisplay", "SaidAsRecords", "human_bytes", "human_seconds"]
+
+log = logging.getLogger(__name__)
 
 _LINE_SECONDS = 10.0
 
@@ -131,6 +135,17 @@ class ProgressDisplay:
         table.add_row(*facts.values())
         read, total = _bytes_done(progress)
         return Group(ProgressBar(total=max(total, 1), completed=read, width=60), table)
+
+
+class SaidAsRecords(io.StringIO):
+    """A console's file for whoever collects log records: each line that is printed becomes one."""
+
+    def write(self, text: str) -> int:
+        """See io.StringIO."""
+        for line in Text.from_ansi(text).plain.splitlines():
+            if line.strip():
+                log.info("%s", line.strip())
+        return len(text)
 
 
 def _bytes_done(progress: Progress) -> tuple[int, int]:

@@ -1,23 +1,22 @@
-"""Where log lines go: to stderr, without secrets."""
+"""Where a command's log goes."""
 
 import logging
-import sys
 
 from rich.console import Console
 from rich.logging import RichHandler
 
-from pipeline.secrets import RedactingFormatter
+from jobs.display import SaidAsRecords
+from pipeline.logs import LogFormat, LogSettings, set_up_logs
 
 __all__ = ["log_to"]
 
 
-def log_to(console: Console, level: int = logging.WARNING) -> None:
-    """Sends this project's log lines of a level, and all others' warnings, to stderr, which `console` stands for."""
+def log_to(console: Console, level: int = logging.WARNING, log_format: LogFormat = LogFormat.TEXT) -> None:
+    """Sends what our packages say from a level on to a console, or as JSON to stderr, what the console is told too."""
+    if log_format is LogFormat.JSON:
+        set_up_logs(LogSettings(format=log_format, level=min(level, logging.INFO)))
+        console.file = SaidAsRecords()
+        return
     # Off a terminal a record is one line, not broken to the width of one.
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False)
-    handler.setFormatter(RedactingFormatter("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for package in ("pipeline", "vidtok_model", "jobs"):
-        logging.getLogger(package).setLevel(level)
+    handler = RichHandler(console=console, show_path=False) if console.is_terminal else None
+    set_up_logs(LogSettings(level=level), handler)

@@ -1,5 +1,6 @@
 """Stages at work at the same time: each in a thread of its own, ahead of the next by so many bytes at most."""
 
+import contextvars
 import threading
 import time
 from collections import deque
@@ -117,7 +118,8 @@ class Ahead(Iterator[T]):
         self._changed = threading.Condition()
         self._is_left = self._is_ended = False
         self._error: BaseException | None = None
-        self._thread = _Thread(self._run, self._giver, lambda: self._is_left)
+        context = contextvars.copy_context()  # what log records are about
+        self._thread = _Thread(lambda: context.run(self._run), self._giver, lambda: self._is_left)
         self._thread.start()
 
     def __next__(self) -> T:
@@ -137,6 +139,16 @@ class Ahead(Iterator[T]):
                 raise error
             raise StopIteration
 
+    @property
+    def name(self) -> str:
+        """The stages that it stands between."""
+        return f"{self._giver}-{self._taker}"
+
+    @property
+    def standing_bytes(self) -> int:
+        """Bytes that stand between the stages now."""
+        return self._bytes
+
     def is_ready(self) -> bool:
         """Whether the next item is there, or there is none."""
         return bool(self._ready) or self._is_ended
@@ -149,6 +161,8 @@ class Ahead(Iterator[T]):
     def _leave(self) -> None:
         with self._changed:
             self._is_left = True
+            self._ready.clear()
+            self._bytes = 0
             self._changed.notify_all()
         if self._source is not None:
             self._source._leave()

@@ -9,7 +9,7 @@ cuts, what encodes, and what writes, which is the caller's. `list_shards` runs o
 here.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -62,6 +62,7 @@ class Work:
         schema: columns of a row.
         provenance: what every part's footer says of how it was made.
         counters: work done so far; updated as it is done.
+        queues: between the stages of the shard that is under way.
         on_progress: called after each batch.
         before_writing: called before each part is put, and told whether the encoder gave what is not finite; may raise,
             and then the part is not put.
@@ -77,8 +78,13 @@ class Work:
     schema: pa.Schema
     provenance: dict[str, Any]
     counters: Counters = field(default_factory=Counters)
+    queues: tuple[Ahead[Any], ...] = ()
     on_progress: Callable[[Counters], None] = lambda _: None
     before_writing: Callable[[bool], None] = lambda _: None
+
+    def queue_bytes(self) -> Mapping[str, int]:
+        """Bytes that stand in each queue now."""
+        return {queue.name: queue.standing_bytes for queue in self.queues}
 
 
 def tokenize_shard(shard: Shard, work: Work, *, attempt_id: str) -> dict[str, Any]:
@@ -138,10 +144,12 @@ def _write_parts(shard: Shard, work: Work, log: ShardLog, clock: Clock) -> bool:
             source=batches,
         ) as encoded,
     ):
+        work.queues = (videos, batches, encoded)
         for part in build_rows(_counted(encoded, work, clock), logvar=work.config.rows.logvar):
             work.before_writing(any(reject["error"] == "not_finite" for reject in part.rejects))
             if not log.append(part):
                 return False
+            work.counters.bytes_written += log.parts[-1].size_bytes
             check_stop()  # what is finished is in the store
     return True
 

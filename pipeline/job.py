@@ -16,6 +16,7 @@ from pipeline.dataset import Dataset
 from pipeline.errors import VidtokError
 from pipeline.executors import Executor, InlineExecutor, ShardFailure, WorkOrder
 from pipeline.inputs import grow_inputs
+from pipeline.logs import identify
 from pipeline.plan import Plan, make_plan
 from pipeline.progress import Counters
 from pipeline.records import Shard
@@ -147,6 +148,7 @@ def run_shards(
             return JobResult(output=plan.config.output, progress=done)
     check_conditional_put(plan.store)
     with announced(plan.store) as run:
+        identify(run=run.run_id)
         shards = prepare(plan, choose)
         if shards != plan.standing:
             pending = None  # the list has grown meanwhile
@@ -176,7 +178,7 @@ def _run_announced(
         on_progress(progress)
         check_budget(counters, plan.config.budget, plan.store.root)
 
-    order = WorkOrder(config=plan.config, description=plan.description)
+    order = WorkOrder(config=plan.config, description=plan.description, run_id=run.run_id)
     in_a_row = 0
     given = _largest_first(pending, run.run_id)
     for outcome in make_executor(plan.config).run(order, given, on_work) if pending else ():
@@ -185,7 +187,8 @@ def _run_announced(
             progress.bytes_left -= outcome.size_bytes
             result.failures.append(outcome)
             facts.failed(outcome)
-            log.error("shard %s: given up after %d attempts: %s", outcome.path, outcome.attempts, outcome.error)
+            said, told = "shard %s: given up after %d attempts: %s", {"shard": outcome.shard_id}
+            log.error(said, outcome.path, outcome.attempts, outcome.error, extra=told)
             in_a_row += 1
             check_failures(in_a_row, len(given), plan.config.budget, f"{outcome.path}: {outcome.error}")
         else:

@@ -1,5 +1,6 @@
 """read_listed_videos: the videos of a list, each fetched once for all its spans, the next ones ahead."""
 
+import contextvars
 import errno
 import itertools
 import posixpath
@@ -11,6 +12,7 @@ from functools import cached_property
 
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError, SampleError, ShardError, StorageError
+from pipeline.logs import about
 from pipeline.manifests import read_manifest, stand_in
 from pipeline.records import Position, Reject, Shard, Video, VideoRef
 from pipeline.secrets import redact_url
@@ -177,11 +179,13 @@ _Group = list[tuple[int, ListedVideo]]
 
 
 def _fetch(fetcher: VideoFetcher, group: _Group) -> _Fetched:
-    texts = [fetcher.text(video) for _, video in group]
-    try:
-        return _Fetched(data=fetcher.video(group[0][1]), texts=texts)
-    except SampleError as error:
-        return _Fetched(reject=Reject(stage=error.stage, error=error.error, message=error.message), texts=texts)
+    first = group[0][1]
+    with about(video=first.key):
+        texts = [fetcher.text(video) for _, video in group]
+        try:
+            return _Fetched(data=fetcher.video(first), texts=texts)
+        except SampleError as error:
+            return _Fetched(reject=Reject(stage=error.stage, error=error.error, message=error.message), texts=texts)
 
 
 def _ahead(groups: Sequence[_Group], fetcher: VideoFetcher) -> Iterator[tuple[_Group, _Fetched]]:
@@ -195,7 +199,8 @@ def _ahead(groups: Sequence[_Group], fetcher: VideoFetcher) -> Iterator[tuple[_G
                 has_room = sum(len(fetched.data) for fetched in done) < FETCHED_AHEAD_BYTES
                 while left and len(waiting) < _AHEAD and (has_room or not waiting):
                     group = left.popleft()
-                    waiting.append((group, threads.submit(_fetch, fetcher, group)))
+                    context = contextvars.copy_context()
+                    waiting.append((group, threads.submit(context.run, _fetch, fetcher, group)))
                 group, future = waiting.popleft()
                 yield group, future.result()
         finally:

@@ -29,6 +29,8 @@ class Counters:
         tokens: codebook indices (FSQ) or latent positions (KL) of these clips.
         frames: of these clips, without those that pad them.
         bytes_read: encoded bytes of these videos.
+        bytes_written: of the parts that were put.
+        storage_retries: requests to stores that were sent again, by what they asked for.
         seconds: of all workers, for which they had shards.
         busy_seconds: of these, for how long each stage was at work, rather than waiting for another.
     """
@@ -41,6 +43,8 @@ class Counters:
     tokens: int = 0
     frames: int = 0
     bytes_read: int = 0
+    bytes_written: int = 0
+    storage_retries: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     busy_seconds: Counter[str] = field(default_factory=Counter)
 
@@ -73,8 +77,12 @@ class Counters:
     def report(self) -> dict[str, Any]:
         """What a run's record says of its work."""
         return {
-            **{name: getattr(self, name) for name in ("videos", "frames", "clips", "tokens", "bytes_read")},
+            **{
+                name: getattr(self, name)
+                for name in ("videos", "frames", "clips", "tokens", "bytes_read", "bytes_written")
+            },
             "rejects": self.rejects.total(),
+            "storage_retries": self.storage_retries.total(),
             "a_worker_second": {name: round(getattr(self, name) / (self.seconds or 1), 3) for name in _RATES},
             "worker_seconds": round(self.seconds, 3),
             "busy_shares": {stage: round(self.busy_share(stage), 3) for stage in self.busy_seconds},
@@ -92,6 +100,8 @@ class Counters:
             tokens=self.tokens + other.tokens,
             frames=self.frames + other.frames,
             bytes_read=self.bytes_read + other.bytes_read,
+            bytes_written=self.bytes_written + other.bytes_written,
+            storage_retries=self.storage_retries + other.storage_retries,
             seconds=self.seconds + other.seconds,
             busy_seconds=_added(self.busy_seconds, other.busy_seconds),
         )

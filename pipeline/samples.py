@@ -124,7 +124,8 @@ def _videos(sample: _Sample, shard: Shard, end: Position, counts: Counter[str], 
     for number, member in enumerate(videos or [None], 1):
         key = sample.key if member is None or len(videos) == 1 else f"{sample.key}.{member.extension}"
         if key and counts[key] == 1:
-            log.warning("%s: key %r stands there more than once; all its videos are kept", shard.path, key)
+            said = "%s: key %r stands there more than once; all its videos are kept"
+            log.warning(said, shard.path, key, extra={"video": key})
         data = member.data if member is not None and reject is None else b""
         unfit = None if member is None else _unfit(member, max_bytes)
         ref = VideoRef(
@@ -176,7 +177,8 @@ def _text_of(video: Member | None, sample: _Sample, videos: list[Member], source
             continue
         content = _as_text(member.data)
         if content is None and _kind(extension) in TEXT_EXTENSIONS:
-            log.warning("%s: %s.%s is not UTF-8; what does not decode is escaped", source, sample.key, extension)
+            said = "%s: %s.%s is not UTF-8; what does not decode is escaped"
+            log.warning(said, source, sample.key, extension, extra={"video": sample.key})
             content = member.data.decode("utf-8", "backslashreplace").replace("\0", "")
         if content is None:
             continue

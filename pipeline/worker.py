@@ -15,13 +15,14 @@ from pipeline.encode import ClipEncoder
 from pipeline.executors import WorkOrder
 from pipeline.flow import VideoDecoder, Work, tokenize_shard
 from pipeline.listed_videos import VideoFetcher
+from pipeline.logs import about
 from pipeline.parts import PROVENANCE
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.rows import row_schema
 from pipeline.self_check import SelfCheck
 from pipeline.shards import input_root
-from pipeline.storage import open_store
+from pipeline.storage import open_store, retries
 from pipeline.weights import load_job_weights
 from vidtok_model import VideoTokenizer
 
@@ -103,11 +104,13 @@ class ShardWorker:
     @property
     def counters(self) -> Counters:
         """Work done so far."""
+        self.work.counters.storage_retries = retries()
         return self.work.counters
 
     def tokenize(self, shard: Shard) -> dict[str, Any]:
         """Tokenizes and commits one shard; returns the commit. See `tokenize_shard` for what it raises."""
-        return tokenize_shard(shard, self.work, attempt_id=uuid.uuid4().hex)
+        with about(shard=shard.shard_id):
+            return tokenize_shard(shard, self.work, attempt_id=uuid.uuid4().hex)
 
     def close(self) -> None:
         """Ends the decoders."""

@@ -37,6 +37,7 @@ KNOWN = {
     "netns": "network namespaces: root on Linux, and ip (apt: iproute2)",
     "pandas": "pandas",
     "polars": "Polars",
+    "prometheus": "Prometheus and promtool (apt: prometheus)",
     "s3fs": "fsspec's S3 client",
     "torch-muon": "torch 2.9 or later, whose Muon ours is held against",
     "shared-videos": "the real clips in ../shared/videos",

@@ -8,6 +8,7 @@ from pipeline.config import JobConfig
 from pipeline.errors import CommitConflict, ConfigError, told
 from pipeline.progress import Counters
 from pipeline.records import Shard
+from pipeline.shard_table import ShardTable
 
 __all__ = ["Executor", "OnWork", "ShardFailure", "WorkOrder", "failure_of", "is_retryable"]
 
@@ -22,10 +23,12 @@ class WorkOrder:
     Attributes:
         config: the job.
         description: what dataset.json says.
+        run_id: names the run in log records and metrics; empty where there is none.
     """
 
     config: JobConfig
     description: dict[str, Any]
+    run_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +61,7 @@ class ShardFailure:
 class Executor(Protocol):
     """Places shards on workers and tries them again; never changes what is done with one."""
 
-    def run(
-        self, order: WorkOrder, shards: Sequence[Shard], on_work: OnWork
-    ) -> Iterator[dict[str, Any] | ShardFailure]:
+    def run(self, order: WorkOrder, shards: ShardTable, on_work: OnWork) -> Iterator[dict[str, Any] | ShardFailure]:
         """Yields the commit of each shard, or its failure, in the order in which they end.
 
         Args:

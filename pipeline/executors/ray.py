@@ -6,7 +6,7 @@ Only shard descriptions, commits and counts cross Ray; frames never leave the wo
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,10 +17,12 @@ from pipeline.config import ExecutorConfig
 from pipeline.errors import ConfigError, ShardError, Stopped, VidtokError, WorkerUnfit
 from pipeline.executors.base import OnWork, ShardFailure, WorkOrder, is_retryable
 from pipeline.executors.ray_actor import Member, ShardActor, cause_of
+from pipeline.executors.ray_metrics import RunMetrics, Tally
 from pipeline.executors.shard_queue import ShardQueue, ShardTask
 from pipeline.executors.suspicion import Suspicion
+from pipeline.logs import adopt_logger, log_settings
 from pipeline.progress import Counters
-from pipeline.records import Shard
+from pipeline.shard_table import ShardTable
 from pipeline.stopping import check_stop, keep_stop_on_sigterm
 
 __all__ = ["RayExecutor"]
@@ -38,9 +40,7 @@ log = logging.getLogger(__name__)
 class RayExecutor:
     """Works on the cluster that Ray finds, or on a local one that ends with the run."""
 
-    def run(
-        self, order: WorkOrder, shards: Sequence[Shard], on_work: OnWork
-    ) -> Iterator[dict[str, Any] | ShardFailure]:
+    def run(self, order: WorkOrder, shards: ShardTable, on_work: OnWork) -> Iterator[dict[str, Any] | ShardFailure]:
         """See Executor.run."""
         with _session(order.config.executor):
             crew = _Crew(order, shards)
@@ -58,14 +58,14 @@ class _Crew:
     that Ray starts anew fails its calls until it has one.
     """
 
-    def __init__(self, order: WorkOrder, shards: Sequence[Shard]) -> None:
+    def __init__(self, order: WorkOrder, shards: ShardTable) -> None:
         self._max_attempts = order.config.executor.max_attempts
         self._num_workers = order.config.executor.num_workers
         self._hung_seconds = order.config.executor.hung_seconds
         resources = _resources(order.config.executor)
         decorate: Any = ray.remote(concurrency_groups={"watch": 1})  # type: ignore[call-overload]  # not in its types
         remote = decorate(ShardActor).options(**resources)
-        self._new_actor: Callable[[], Any] = lambda: remote.remote(order)
+        self._new_actor: Callable[[], Any] = lambda: remote.remote(order, log_settings())
         self._queue = ShardQueue(shards, max_attempts=self._max_attempts, wait_for=self._num_workers)
         self._suspicion = Suspicion()
         self._starting: dict[Any, Member] = {}
@@ -75,6 +75,8 @@ class _Crew:
         self._failed_starts, self._has_started = 0, False  # since one started; whether any ever did
         self._hire_after = 0.0
         self._before = Counters()  # of processes that are gone
+        self._metrics = RunMetrics(order)
+        self._tally = Tally(int(shards.sizes().sum()))
         self._wanted = f"{self._num_workers} workers of {resources}"
 
     @property
@@ -89,9 +91,11 @@ class _Crew:
             ready = self._ready()
             for answer in self._starting.keys() & set(ready):
                 self._started(answer)
-            outcomes = [self._ended(answer) for answer in ready if answer in self._running]
+            outcomes = [outcome for answer in ready if answer in self._running and (outcome := self._ended(answer))]
             self._hand_out()  # before the outcomes are written down, so that nobody waits for that
-            yield from filter(None, outcomes)
+            for outcome in outcomes:
+                self._tally.end(outcome)
+                yield outcome
             now = time.monotonic()
             if ready or self._running:
                 heard = now
@@ -100,8 +104,17 @@ class _Crew:
                 log.warning("no worker is ready yet: %s wanted, free are %s", self._wanted, ray.available_resources())  # type: ignore[no-untyped-call]
             if now - looked >= _TICK_SECONDS:
                 looked = now
-                on_work(self._count(), [task.shard for _, task in self._running.values()])
-        on_work(self._count(), [])
+                self._tell(on_work)
+        self._tell(on_work)
+
+    def _tell(self, on_work: OnWork) -> None:
+        """How far it is, for a person and as metrics."""
+        counters = self._count()
+        shards = {"waiting": len(self._queue), "under_way": len(self._running)}
+        states = {"starting": self._starting, "idle": self._idle, "working": self._running, "parked": self._parked}
+        workers = {state: len(those) for state, those in states.items()}
+        self._metrics.crew(self._tally, counters, shards=shards, workers=workers)
+        on_work(counters, [task.shard for _, task in self._running.values()])
 
     def _hand_out(self) -> None:
         self._fit()
@@ -145,6 +158,10 @@ class _Crew:
         for answer in list(self._starting)[: max(surplus, 0)]:
             self._dismiss(self._starting.pop(answer))
 
+    def _lose(self, member: Member, why: str) -> None:
+        self._tally.workers_lost[why] += 1
+        self._dismiss(member)
+
     def _dismiss(self, member: Member) -> None:
         ray.kill(member.actor)
         member.is_started = False
@@ -166,7 +183,7 @@ class _Crew:
             return
         if not is_retryable(cause):
             raise cause
-        self._dismiss(member)
+        self._lose(member, "not_started")
         self._failed_starts += 1
         if self._failed_starts >= max(_STARTS_AT_LEAST, self._max_attempts * self._num_workers) and not self._running:
             raise ShardError(f"no worker could start, {self._failed_starts} tried: {cause}")
@@ -176,6 +193,7 @@ class _Crew:
 
     def _park(self, member: Member, cause: BaseException) -> None:
         """Leaves a worker where it is, so that no other gets its device; raises why where there were none but such."""
+        self._tally.workers_lost["unfit"] += 1
         self._before += member.counters
         self._parked.append(member)
         if len(self._parked) >= self._num_workers:
@@ -203,19 +221,21 @@ class _Crew:
             return None
         if isinstance(cause, Stopped):
             log.warning("a worker was told to stop, and did; another one is asked for")
-            self._dismiss(member)
+            self._lose(member, "stopped")
             self._queue.give_back(task)
             return None
         self._suspicion.failed(member.node)
         member.failed_in_a_row += 1
+        kind = type(cause).__name__
         if not isinstance(error, RayTaskError):  # it died, alone or with its node
-            cause = ShardError(f"its worker died: {' '.join(str(cause).split())[:500]}")
-            self._dismiss(member)
+            cause, kind = ShardError(f"its worker died: {' '.join(str(cause).split())[:500]}"), "WorkerDied"
+            self._lose(member, "died")
         elif member.failed_in_a_row < _FAILED_AT_MOST and isinstance(error.cause, VidtokError):
             self._idle.append(member)
         else:
             # What was not foreseen, or comes again, may be its own fault; one that begins anew looks at itself first.
-            self._dismiss(member)
+            self._lose(member, "replaced")
+        self._tally.attempts_failed[kind] += 1
         return self._queue.failed(task, cause)
 
     def _count(self) -> Counters:
@@ -233,7 +253,8 @@ class _Crew:
             return
         for member, task in self._running.values():
             if time.monotonic() - member.moved > self._hung_seconds:
-                log.error("%s: nothing came for %.0f s, and its worker is ended", task.shard.path, self._hung_seconds)
+                said, told = "%s: nothing came for %.0f s, and its worker is ended", {"shard": task.shard.shard_id}
+                log.error(said, task.shard.path, self._hung_seconds, extra=told)
                 member.moved = time.monotonic()
                 ray.kill(member.actor)
 
@@ -248,6 +269,7 @@ def _resources(executor: ExecutorConfig) -> dict[str, float]:
 @contextmanager
 def _session(executor: ExecutorConfig) -> Iterator[None]:
     if ray.is_initialized():
+        adopt_logger("ray")
         yield
         return
     try:
@@ -257,6 +279,7 @@ def _session(executor: ExecutorConfig) -> Iterator[None]:
         raise ConfigError(
             f"executor.address: no Ray cluster answers at {executor.address or 'auto'}: {error}"
         ) from None
+    adopt_logger("ray")
     try:
         yield
     finally:

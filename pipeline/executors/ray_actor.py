@@ -10,6 +10,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import ShardError, VidtokError
 from pipeline.executors.base import WorkOrder
+from pipeline.executors.ray_metrics import RunMetrics
+from pipeline.logs import LogSettings, adopt_logger, identify, set_up_logs
 from pipeline.progress import Counters
 from pipeline.records import Shard
 from pipeline.stopping import check_stop, stop_on_sigterm
@@ -23,9 +25,13 @@ __all__ = ["Member", "ShardActor", "cause_of"]
 class ShardActor:
     """A ShardWorker in a process of its own."""
 
-    def __init__(self, order: WorkOrder) -> None:
+    def __init__(self, order: WorkOrder, logs: LogSettings) -> None:
         stop_on_sigterm()  # here, which is the main thread
+        set_up_logs(logs)
+        adopt_logger("ray")
+        identify(run=order.run_id, worker=ray.get_runtime_context().get_worker_id())  # as metrics name it
         self._order = order
+        self._metrics = RunMetrics(order)
         self._worker: ShardWorker | None = None
 
     def start(self) -> str:
@@ -39,12 +45,23 @@ class ShardActor:
         """Does one shard; returns its commit, and the work done so far."""
         check_stop()
         assert self._worker is not None, "start comes first"
-        return self._worker.tokenize(shard), self._worker.counters
+        try:
+            return self._worker.tokenize(shard), self._worker.counters
+        finally:
+            self._count()  # before it may be let go
 
     @ray.method(concurrency_group="watch")
     def counters(self) -> Counters:
         """The work done so far, beside the shard that is under way."""
-        return self._worker.counters if self._worker else Counters()
+        return self._count()
+
+    def _count(self) -> Counters:
+        """The work done so far, of which metrics are told."""
+        if self._worker is None:
+            return Counters()
+        counters = self._worker.counters
+        self._metrics.work(counters, self._worker.work.queue_bytes())
+        return counters
 
 
 @dataclass(eq=False)

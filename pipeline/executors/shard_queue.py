@@ -59,6 +59,7 @@ class ShardQueue:
         attempt = len(task.errors)
         if attempt == self._max_attempts or not is_retryable(error):
             return failure_of(task.shard, task.errors)
-        log.warning("shard %s: attempt %d of %d failed: %s", task.shard.path, attempt, self._max_attempts, error)
+        said, told = "shard %s: attempt %d of %d failed: %s", {"shard": task.shard.shard_id}
+        log.warning(said, task.shard.path, attempt, self._max_attempts, error, extra=told)
         self._again.append(task)
         return None

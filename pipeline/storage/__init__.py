@@ -3,6 +3,7 @@
 from pipeline.storage.listing import ObjectInfo
 from pipeline.storage.opening import absolute_url, check_conditional_put, check_folder, open_store, why_not_writable
 from pipeline.storage.reader import BLOCK_BYTES
+from pipeline.storage.retry import retries
 from pipeline.storage.store import Store
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "check_conditional_put",
     "check_folder",
     "open_store",
+    "retries",
     "why_not_writable",
 ]

@@ -1,6 +1,8 @@
 """Trying a request again, for a bounded time."""
 
 import logging
+import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -8,7 +10,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from pipeline.storage.faults import describe, is_transient
 
-__all__ = ["retrying"]
+__all__ = ["retries", "retrying"]
 
 # The first tries are over in a second or two, and a busy store needs them often; only then does a person hear of it.
 _SILENT_TRIES = 3
@@ -18,6 +20,15 @@ _LONGEST_WAIT_SECONDS = 15.0
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_retries: Counter[str] = Counter()
+_lock = threading.Lock()
+
+
+def retries() -> Counter[str]:
+    """Requests of this process that were sent again so far, by their action."""
+    with _lock:
+        return Counter(_retries)
 
 
 def retrying(call: Callable[[], T], *, action: str, where: str, seconds: float) -> T:
@@ -34,6 +45,8 @@ def retrying(call: Callable[[], T], *, action: str, where: str, seconds: float) 
     """
 
     def tell(state: RetryCallState) -> None:
+        with _lock:
+            _retries[action] += 1
         error = state.outcome.exception() if state.outcome else None
         if error is not None and state.attempt_number >= _SILENT_TRIES:
             log.warning("%s; trying again for up to %.0f s", describe(error, action, where), seconds)

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import ConfigError, StorageError
 from pipeline.job import Progress, run_job
-from pipeline.storage import open_store
+from pipeline.storage import open_store, retries
 from tests.integration.places import assert_whole, pack_small_shards, run_in_child
 from tests.jobs_for_tests import job
 from tests.servers.localbucket import LocalBucket
@@ -105,11 +105,13 @@ def test_each_operation_under_each_fault(fault: str, s3_endpoint: str, bucket: s
 def test_a_store_that_stays_away_is_given_up_in_time(s3_endpoint: str, bucket: str) -> None:
     with MisbehavingProxy(s3_endpoint, rate=1.0) as proxy:
         store = open_store(f"s3://{bucket}/away", {"endpoint_url": proxy.endpoint, "retry_seconds": 2})
-        began = time.monotonic()
+        began, before = time.monotonic(), retries()
         with pytest.raises(StorageError, match="cannot write s3://corpus/away/x"):
             store.put_if_absent("x", b"1")
         assert 1 < time.monotonic() - began < 10
     assert proxy.requests["PUT"] >= 3
+    again = retries() - before  # aiohttp sends some twice by itself
+    assert again.keys() == {"write"} and 2 <= again["write"] < proxy.requests["PUT"]
 
 
 def test_a_store_that_ignores_the_condition_is_refused(

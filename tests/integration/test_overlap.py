@@ -38,6 +38,7 @@ def test_a_run_says_how_busy_each_stage_was(tmp_path: Path) -> None:
     assert all(0 < counters.busy_share(stage) <= 1 for stage in counters.busy_seconds)
     assert counters.bottleneck in ("decode", "encode") and counters.busy_share("read") < 0.5
     assert counters.frames == counters.clips * 5 - _padded(tmp_path / "out")
+    assert counters.bytes_written == sum(path.stat().st_size for path in (tmp_path / "out/data").iterdir())
     (record,) = store_of(config).list("_runs")
     said = json.loads(store_of(config).read(record.path))["work"]
     assert said == json.loads(json.dumps(counters.report()))

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -40,6 +41,35 @@ def test_so_many_bytes_at_most_stand_between(sizes: list[int], most: int) -> Non
         assert is_full.wait(10)
         assert len(begun) == most + 1
         assert list(items) == sizes
+
+
+def test_it_says_what_stands_between() -> None:
+    given = threading.Event()
+
+    def two() -> Iterator[int]:
+        yield from (20, 10)
+        given.set()
+
+    with ahead(two()) as items:
+        assert items.name == "give-take" and given.wait(10)
+        assert items.standing_bytes == 30
+        next(items)
+        assert items.standing_bytes == 10
+    assert items.standing_bytes == 0, "nothing stands there that nobody will take"
+
+
+def test_a_stage_runs_in_the_context_of_whoever_starts_it() -> None:
+    """As log records need, to say what they are about."""
+    variable = ContextVar("variable", default=0)
+    variable.set(1)
+
+    def given() -> Iterator[int]:
+        yield variable.get()
+        variable.set(2)
+
+    with ahead(given()) as items:
+        assert list(items) == [1]
+    assert variable.get() == 1
 
 
 def test_an_error_comes_behind_what_was_given() -> None:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any, Self
 
 __all__ = ["QUICK_HEALTH_CHECKS", "RayCluster"]
@@ -22,10 +23,15 @@ QUICK_HEALTH_CHECKS = {
 class RayCluster:
     """Stands while the block runs: ray.cluster_utils, in a process of its own, since it changes the one it is in."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        """`environment` is that of all nodes, and so of the workers on them, over this process's."""
+    def __init__(self, environment: Mapping[str, str], *, dashboard: bool = False) -> None:
+        """`environment` is that of all nodes, and so of the workers on them, over this process's.
+
+        With `dashboard`, the head has Ray's, which keeps in the file `discovery` where nodes export metrics.
+        """
         # A short path, since sockets are below it. Not Ray's own folder, where others look for a cluster to join.
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        self.discovery = Path(self._folder, "ray", "prom_metrics_service_discovery.json")
+        self._has_dashboard = dashboard
         variables = {**QUICK_HEALTH_CHECKS, **environment, "RAY_TMPDIR": self._folder}
         spawn = multiprocessing.get_context("spawn")
         self._process = ProcessPoolExecutor(1, spawn, initializer=_prepare, initargs=(variables,))
@@ -33,7 +39,7 @@ class RayCluster:
     def __enter__(self) -> Self:
         """Starts the head, on which no worker has a place."""
         try:
-            self.address = self._process.submit(_start_head).result()
+            self.address = self._process.submit(_start_head, self._has_dashboard).result()
         except BaseException:
             self.__exit__()
             raise
@@ -61,11 +67,11 @@ def _prepare(variables: Mapping[str, str]) -> None:
     os.environ.update(variables)
 
 
-def _start_head() -> str:
+def _start_head(dashboard: bool) -> str:
     global _cluster
     from ray.cluster_utils import Cluster
 
-    _cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    _cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": dashboard})
     return str(_cluster.address)
 
 
