@@ -46,7 +46,7 @@ def locate_weights(model: ModelConfig, options: Mapping[str, Any] | None = None)
         ConfigError: there is no such checkpoint.
         StorageError: the store failed.
     """
-    assert model.checkpoint is not None, "ModelConfig requires it"
+    assert model.checkpoint is not None, "JobConfig requires it"
     if model.checkpoint == RANDOM_CHECKPOINT:
         return Weights(checkpoint=RANDOM_CHECKPOINT, identity=f"seed {model.seed}", seed=model.seed)
     url = absolute_url(model.checkpoint)

@@ -228,6 +228,11 @@ class JobConfig(Section):
         """What is wrong between sections that are right each by itself."""
         config = self.model.tokenizer_config()
         problems = list(self._stream_misfits(config) if self.is_stream else self._window_misfits(config))
+        if self.model.checkpoint is None:
+            problems.append(
+                f"model.checkpoint: {self.model.name} needs its weights: a path or URL of a .safetensors or .ckpt file "
+                "(or `random`, for a test)"
+            )
         if problem := why_not_writable(self.output, single_writer=self.storage.output.allow_single_writer):
             problems.insert(0, f"output: {problem}")
         if self.clips.size % config.spatial_factor:

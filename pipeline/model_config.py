@@ -58,11 +58,6 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
         self.tokenizer_config()
-        if self.checkpoint is None:
-            raise ValueError(
-                f"checkpoint: {self.name} needs its weights: a path or URL of a .safetensors or .ckpt file "
-                "(or `random`, for a test)"
-            )
-        if self.checkpoint != RANDOM_CHECKPOINT and (self.overrides or self.seed):
+        if self.checkpoint not in (None, RANDOM_CHECKPOINT) and (self.overrides or self.seed):
             raise ValueError("overrides and seed go with checkpoint: random only; a checkpoint has its own shape")
         return self

@@ -104,10 +104,9 @@ def check_plan(config: JobConfig) -> tuple[Plan | None, list[VidtokError]]:
             problems.append(error)
             return None
 
-    options = config.storage.input.model_dump()
     attempt(lambda: check_address(config.executor))
     with ThreadPoolExecutor(1) as thread:  # a checkpoint may lie far away
-        located = thread.submit(lambda: attempt(lambda: locate_weights(config.model, options)))
+        located = thread.submit(lambda: attempt(lambda: _weights(config)))
         output = attempt(lambda: _read_output(config))
         new = attempt(lambda: _find_new(config, output))
         weights = located.result()
@@ -125,6 +124,13 @@ def check_plan(config: JobConfig) -> tuple[Plan | None, list[VidtokError]]:
     if output is None or new is None or weights is None or problems:
         return None, problems
     return _plan(config, output, new, describe(config, weights)), []
+
+
+def _weights(config: JobConfig) -> Weights | None:
+    """None where a job, which cannot run then, names none."""
+    if config.model.checkpoint is None:
+        return None
+    return locate_weights(config.model, config.storage.input.model_dump())
 
 
 def _plan(config: JobConfig, output: _Output, new: VideoLists, description: dict[str, Any]) -> Plan:

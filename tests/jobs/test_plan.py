@@ -287,6 +287,10 @@ def test_all_that_is_wrong_in_one_go(vidtok: Cli, tmp_path: Path, video: bytes) 
     ):
         assert said in done.err, done.err
     assert "model.weights" not in done.err, "they are not known"
+    job.write_text(yaml.safe_dump({**raw, "model": {"name": raw["model"]["name"]}, "output": f"{tmp_path}/new"}))
+    done = vidtok("plan", job)
+    assert done.code == 2 and "model.checkpoint: " in done.err and "nothing matches" in done.err
+    job.write_text(yaml.safe_dump(raw))
     (tmp_path / "file").touch()
     done = vidtok("plan", job, "--set", f"output={tmp_path}/file/new")
     assert done.code == 2 and "nothing matches" in done.err and "none.ckpt" in done.err
