@@ -59,16 +59,19 @@ def test_it_agrees_with_the_commits_and_with_verify(tmp_path: Path) -> None:
     for name in ("rows", "tokens", "videos", "video_bytes"):
         assert getattr(found, name) == sum(commit[name] for commit in commits) > 0
     (reject,) = found.rejects
-    assert (reject.name, reject.rejects) == ("unreadable", 2) and "0.tar, 'bad'" in reject.example
+    assert (reject.name, reject.rejects) == ("unreadable", 2) and ".tar, 'bad': 8 bytes" in reject.example
     assert json.loads(json.dumps(found.to_json()))["runs"][0]["state"] == "ended"
 
 
-def test_videos_that_were_tried_again_are_counted_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_snapshot", [True, False])
+def test_videos_that_were_tried_again_are_counted_once(tmp_path: Path, in_snapshot: bool) -> None:
     dataset = made_rows(tmp_path)
     shard = dataset.inputs()[0]
     again = supplement_of(shard, 1, [("v0", 0)])
     grow_inputs(dataset.store, lambda standing: [] if again in list(standing) else [again])
     rejected_videos(dataset, again.shard_id, ["timeout"], path=again.path)
+    if not in_snapshot:
+        dataset.store.delete("_snapshots/00000002.parquet")
     found = read(dataset)
     assert (found.shards, found.done, found.videos) == (4, 4, 24)
     assert [(reject.name, reject.rejects) for reject in found.rejects] == [("timeout", 1)]
