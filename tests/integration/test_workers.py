@@ -15,7 +15,13 @@ from tests.media import gradient_frames, make_video, pack_tar
 from tests.support import ROOT
 
 NUM_SHARDS = 4
-# Loaded by each Python as it starts, and no part of the package. `is_first` holds in one process, once.
+# Loaded by each worker as it starts, and no part of the package. In Ray's own processes PyTorch would hold them up.
+START = """
+import sys
+if any(word.endswith("default_worker.py") for word in sys.orig_argv):
+    import worker_hook
+"""
+# `is_first` holds in one process, once.
 HOOK = """
 import os, signal, time
 from pathlib import Path
@@ -78,7 +84,8 @@ def test_the_job_goes_on(tmp_path: Path, hook: str, executor: dict[str, Any], to
     for number in range(NUM_SHARDS):
         pack_tar(tmp_path / f"in/{number}.tar", [("a.mp4", make_video(gradient_frames(20)))])
     (tmp_path / "hook").mkdir()
-    (tmp_path / "hook/sitecustomize.py").write_text(HOOK + hook)
+    (tmp_path / "hook/sitecustomize.py").write_text(START)
+    (tmp_path / "hook/worker_hook.py").write_text(HOOK + hook)
     (tmp_path / "token").write_text("")
     ray = {"kind": "ray", "address": "local", "cpus_per_worker": 0.5, **executor}
     config = job(tmp_path / "in", tmp_path / "out", clips={"fps": None, "size": 16}, executor=ray)
