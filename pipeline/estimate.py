@@ -80,9 +80,9 @@ def estimate_job(plan: Plan, shards: Sequence[Shard], sample: VideoSample, video
     """Scales what came of a sample to all of the shards that it was drawn from."""
     places = list(dict.fromkeys(video.place for video in videos))
     counts = _counts(plan, videos)
-    scales = [_Scale(places, [place.size for place in places], sample.total, is_whole=sample.is_whole)]
+    scales = [_Scale(places, [place.size for place in places], sample.total, sample)]
     if sample.number is not None:
-        scales.append(_Scale(places, [1.0] * len(places), sample.number, is_whole=sample.is_whole))
+        scales.append(_Scale(places, [1.0] * len(places), sample.number, sample))
     # Rows go by bytes where all videos are encoded alike, and by their number where they are of one length.
     scale = min(scales, key=lambda scale: scale.of(counts["rows"]).spread)
     quantities = {name: scale.of(of_places) for name, of_places in counts.items()}
@@ -124,16 +124,17 @@ _LABELS: dict[str, Callable[[SourceInfo], str]] = {
 class _Scale:
     """From a sample to the whole: by the share that it is of the input, in which the draws are its uncertainty too."""
 
-    def __init__(self, places: Sequence[Place], sizes_of: Sequence[float], total: int, *, is_whole: bool) -> None:
+    def __init__(self, places: Sequence[Place], sizes_of: Sequence[float], total: int, sample: VideoSample) -> None:
         self._numbers = {place: number for number, place in enumerate(places)}
         times = np.array([place.times for place in places], np.float64)
         sizes = np.array(sizes_of, np.float64)
-        self._is_whole, self._total, self._times, self._sizes = is_whole, total, times, sizes
-        if not is_whole and places:
+        self._is_whole, self._total, self._times, self._sizes = sample.is_whole, total, times, sizes
+        if not sample.is_whole and places:
             draws = int(times.sum())
             self._resampled = np.random.default_rng(0).multinomial(draws, times / draws, size=_RESAMPLED)
-            # The nearer a sample is to all there are, the less is left to chance.
-            self._spread = math.sqrt(max(0.0, 1 - sizes.sum() / total))
+            # Where none is drawn twice, less is left to chance the nearer a sample is to all there are.
+            seen = 0.0 if sample.number is None else sizes.sum() / total
+            self._spread = math.sqrt(max(0.0, 1 - seen))
 
     def of(self, counts: Mapping[Place, float]) -> Quantity:
         """What is counted of each place, of the whole."""
@@ -193,7 +194,8 @@ def _expected_parts(
     if kept <= 0:
         return len(shards)
     of_a_video = max(1.0, quantities["tokens"].value * position / kept)
-    of_a_part = math.ceil(plan.config.rows.part_bytes / of_a_video)
+    # A part ends with a video, by half of which it goes beyond on average.
+    of_a_part = max(1.0, plan.config.rows.part_bytes / of_a_video + 0.5)
     sizes = np.array([shard.videos.count if shard.videos else shard.size_bytes for shard in shards], np.float64)
     return int(np.maximum(1, np.ceil(kept * sizes / sample.total / of_a_part)).sum())
 

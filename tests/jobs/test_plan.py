@@ -90,22 +90,22 @@ def test_of_all_videos_it_is_what_the_job_writes(
 
 @pytest.fixture(scope="module")
 def cuts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """72 videos of two to five seconds, cut from the real clips and packed into four tars."""
+    """48 videos of two to five seconds, cut from the real clips and packed into four tars."""
     dice = np.random.default_rng(5)
     pieces: list[bytes] = []
     options = DecodeOptions(fps=8, size=64)
     for path in real_clips():
         with path.open("rb") as file:
             frames = np.stack([one.pixels_HWC for one in decode_frames(file, path.stat().st_size, options)])
-        for _ in range(max(1, 72 // len(real_clips()) + 1)):
+        for _ in range(max(1, 48 // len(real_clips()) + 1)):
             count = int(min(len(frames), dice.integers(16, 41)))
             start = int(dice.integers(len(frames) - count + 1))
             pieces.append(make_video(frames[start : start + count], fps=8, crf=23))
     folder = tmp_path_factory.mktemp("cuts")
-    order = dice.permutation(len(pieces))[:72]
+    order = dice.permutation(len(pieces))[:48]
     for shard in range(4):
         members: list[tuple[str, Any]] = []
-        for number in order[shard * 18 : shard * 18 + 18]:
+        for number in order[shard * 12 : shard * 12 + 12]:
             members += [(f"{number:04d}.mp4", pieces[number]), (f"{number:04d}.txt", f"Piece {number}.")]
         pack_tar(folder / f"{shard}.tar", members)
     return folder
@@ -115,20 +115,21 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_of_some_videos_it_is_near_what_the_job_writes(
     vidtok: Cli, job_file: Any, cuts: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Drawn from all by their headers, and by bytes, as of a large input."""
+    """Drawn from all by their headers; and by bytes, as of a large input, where bitrates that differ tenfold tell."""
     job = job_file({"model": {"name": model}, "input": {"shards": str(cuts)}, "rows": {"part_bytes": 2**16}})
-    options = ("--videos", 40, *(("--measure",) if model == FSQ else ()))
-    found = [planned(vidtok, job, *options)["estimate"]]
+    found = [(0.1, planned(vidtok, job, "--videos", 28, *(("--measure",) if model == FSQ else ()))["estimate"])]
     monkeypatch.setattr(pipeline.sampling, "_SMALL_BYTES", 0)
-    found.append(planned(vidtok, job, *options)["estimate"])
+    found.append((0.2, planned(vidtok, job, "--videos", 28)["estimate"]))
     real = written(job)
-    for estimate in found:
-        assert not estimate["is_exact"] and 25 <= estimate["sampled"] <= 40
+    for tolerance, estimate in found:
+        assert not estimate["is_exact"] and 18 <= estimate["sampled"] <= 28
         for name in ("rows", "tokens", "bytes"):
             quantity = estimate["quantities"][name]
-            assert quantity["value"] == pytest.approx(real[name], rel=0.1), name
+            if not estimate["bytes_are_bound"] or name != "bytes":
+                assert quantity["value"] == pytest.approx(real[name], rel=tolerance), name
+                assert quantity["low"] <= real[name] <= quantity["high"]
             assert quantity["low"] < quantity["value"] < quantity["high"]
-        assert estimate["parts"] == pytest.approx(real["parts"], rel=0.2)
+        assert estimate["parts"] == pytest.approx(real["parts"], rel=0.25)
 
 
 def small(tmp_path: Path, **changes: Any) -> Path:
