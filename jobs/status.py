@@ -169,8 +169,8 @@ def _drawn(now: "DatasetStatus") -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     for name, value in first.rows:
         grid.add_row(Text(name, style="dim"), Text(value))
-    bar = ProgressBar(total=max(now.shards, 1), completed=now.done, width=60)
-    return Group(grid, bar, *map(_table, tables), Text(f"as of {now.read_at}", style="dim"))
+    grid.add_row("", ProgressBar(total=max(now.shards, 1), completed=now.done, width=60))
+    return Group(grid, *map(_table, tables), Text(f"as of {now.read_at}", style="dim"))
 
 
 def _table(section: _Section) -> Table:
