@@ -55,12 +55,12 @@ def rates_of(records: Iterable[Mapping[str, Any]]) -> list[Rate]:
     for hours in _WINDOWS_HOURS:
         begin = end - 3600 * hours
         spans = _joined((max(begin, history[0, 0]), history[-1, 0]) for history in histories)
-        seconds = sum(last - first for first, last in spans)
+        seconds = round(sum(last - first for first, last in spans), 1)
         if seconds <= (found[-1].seconds if found else 0):
             continue
         done = sum((_done(history, begin) for history in histories), np.zeros(len(HISTORY) - 1))
         rates = dict(zip(HISTORY[1:], (done / seconds).tolist(), strict=True))
-        found.append(Rate(hours=hours, seconds=round(seconds, 1), **rates))
+        found.append(Rate(hours=hours, seconds=seconds, **rates))
     return found
 
 

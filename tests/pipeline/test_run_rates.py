@@ -24,6 +24,11 @@ def test_one_run() -> None:
     assert (rate.hours, rate.seconds, rate.clips, rate.bytes_read) == (1, 600, 2.5, 100)
 
 
+def test_tenths_of_seconds_make_no_longer_window() -> None:
+    (rate,) = rates_of([record(0, 20.16, 2.5, every=2.52)])
+    assert rate.hours == 1
+
+
 def test_two_drivers_at_once_do_both_their_work() -> None:
     (rate,) = rates_of([record(0, 600, 2), record(300, 600, 4)])
     assert rate.seconds == 600 and rate.clips == pytest.approx((1200 + 1200) / 600)
