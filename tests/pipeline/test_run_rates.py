@@ -25,7 +25,7 @@ def test_one_run() -> None:
 
 
 def test_tenths_of_seconds_make_no_longer_window() -> None:
-    (rate,) = rates_of([record(0, 20.16, 2.5, every=2.52)])
+    (rate,) = rates_of([record(0, 20.12, 2.5, every=5.03)])
     assert rate.hours == 1
 
 
