@@ -18,7 +18,7 @@ RAY_GPUS = 2
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray for all tests of this folder: the executor joins it and leaves it running."""
-    ray.init(num_cpus=RAY_CORES, num_gpus=RAY_GPUS, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=RAY_CORES, num_gpus=RAY_GPUS, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
