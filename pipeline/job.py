@@ -170,6 +170,7 @@ def _run_announced(
     progress = Progress(shards=len(shards), shards_before=before, bytes_left=size, bytes_total=size)
     result = JobResult(output=plan.config.output, progress=progress)
     facts = RunFacts(run.facts, plan.config, progress)
+    run.beat("running")  # whoever dies soon has said at least this
     on_progress(progress)
 
     def on_work(counters: Counters, under_way: Sequence[Shard]) -> None:

@@ -34,6 +34,7 @@ def test_after_a_kill(tmp_path: Path) -> None:
     assert [(reject["name"], reject["rejects"]) for reject in said["rejects"]] == [("unreadable", 2)]
     (run,) = said["runs"]
     assert datetime.fromisoformat(run["heartbeat"]) >= begun
+    assert run["driver"]["host"] and run["bytes_total"] > 0, "though it died before its second heartbeat"
     # A minute after its death, as whoever looks then sees it; and not while it may be alive.
     for seconds, state in ((60, "gone"), (0, "running")):
         at = (died if seconds else datetime.fromisoformat(run["heartbeat"])) + timedelta(seconds=seconds)
