@@ -1,6 +1,5 @@
 """Some columns of one row group: the footer once, and then the bytes of those columns alone."""
 
-import contextlib
 import io
 import json
 import threading
@@ -28,6 +27,7 @@ _LENGTH_AND_MAGIC = 4 + len(_MAGIC)
 # What lies between two columns is read along if it is less than another request costs.
 _GAP_BYTES = 2**20
 _FOOTERS_KEPT = 256
+_MOST_TRIES = 3
 # What bytes that are not those of a part, or of another form of it, may raise.
 _UNREADABLE = (pa.ArrowException, OSError, LookupError, TypeError, ValueError, EOFError, NotWhole)
 
@@ -84,16 +84,28 @@ class PartReader:
             CorruptPart: it is not there, or is no part whose row group has these columns; the message names both.
             StorageError: the store failed.
         """
-        try:
-            known = self._known(path)
-            if known is not None:
-                # It may have been written anew, without some rows, since its footer was read.
-                with contextlib.suppress(*_UNREADABLE):
-                    return self._read(path, known, group, columns)
-            return self._read(path, self._footer(path, size_bytes), group, columns)
-        except _UNREADABLE as error:
-            where = f"{self._store.root}/{path}, row group {group}"
-            raise CorruptPart(f"{where}: cannot be read: {type(error).__name__}: {error}") from error
+        where = f"{self._store.root}/{path}, row group {group}"
+        footer = self._known(path)
+        for _ in range(_MOST_TRIES):
+            try:
+                footer = footer or self._footer(path, size_bytes)
+                rows = self._read(path, footer, group, columns)
+            except _UNREADABLE as error:
+                if footer is None or self._stands(path, footer):
+                    raise CorruptPart(f"{where}: cannot be read: {type(error).__name__}: {error}") from error
+            else:
+                if self._stands(path, footer):
+                    return rows
+            footer = None
+        raise CorruptPart(f"{where}: cannot be read: it is written anew all the time")
+
+    def _stands(self, path: str, footer: _Footer) -> bool:
+        """Whether the file is still the one whose footer this is: another one may have other rows in the same place.
+
+        It may be written anew at any time, without some rows, which makes it smaller.
+        """
+        info = self._store.info(path)
+        return info is None or info.size_bytes in (0, footer.size_bytes)  # some web servers tell no size
 
     def described(self, path: str, *, size_bytes: int) -> tuple[Mapping[str, Any], list[int]]:
         """What a part's footer says of it, and the rows of each of its row groups as they were committed.

@@ -14,6 +14,7 @@ import pytest
 from pipeline import TokenDataset
 from pipeline.dataset import Dataset
 from pipeline.errors import CommitConflict, ConfigError, StorageError
+from pipeline.reading.parts import PartReader
 from pipeline.removal import read_removals, remove_videos
 from pipeline.rewriting import rewrite_parts
 from pipeline.row_sets import REMOVED, add_rows, count_files, read_files, read_rows
@@ -316,6 +317,26 @@ def test_a_reader_that_is_open_while_a_part_is_written_anew_goes_on(made: Datase
     in_memory = [row_id for row_id in ids[:5] if keys[row_id] == "v1"]  # of the row group that it had read by then
     assert [row_id for row_id in dict.fromkeys(ids) if row_id not in in_memory] == unbroken
     assert not any(keys[row_id] == "v1" for row_id in ids[5:])
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_an_old_footer_finds_no_other_rows_in_the_same_place(tmp_path: Path, first: int) -> None:
+    """The first row group goes, and the second stands where it stood, as large as it was: checksums find nothing."""
+    with row_groups_of(4):
+        made = made_rows(tmp_path / "out", shards=1, parts=1, videos=6, clips=4, first_shard=first, captions=False)
+    (part,) = next(iter(made.commits()))["parts"]
+    reader = PartReader(made.store)
+
+    def read() -> list[Any]:
+        groups = range(len(part["row_groups"]))
+        return [reader.read(part["path"], group, ["id"], size_bytes=part["size_bytes"]) for group in groups]
+
+    before = read()
+    remove_videos(made, ["v0"])
+    erase(made)
+    gone, *others = read()
+    assert len(gone.table) == len(gone.kept) == 0
+    assert [group.table for group in others] == [group.table for group in before[1:]]
 
 
 def test_removals_of_two_at_once_count_once(made: Dataset) -> None:
