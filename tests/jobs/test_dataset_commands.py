@@ -38,8 +38,12 @@ def test_remove_and_erase(vidtok: Cli, made: Dataset, tmp_path: Path) -> None:
     shown = vidtok("gc", root, "--rewrite").out.splitlines()
     assert shown[0].endswith("-p000.parquet  6 removed rows of 12")
     assert shown[2] == "12 rows in 2 parts: would be erased with --remove"
+    assert len(shown) == 3, "and nothing of a Delta table, which is none"
+    made.store.put("_delta_log/00000000000000000000.json", b"{}")
     with announced(made.store):
-        assert "12 rows in 2 parts: erased" in vidtok("gc", root, "--rewrite", "--remove").out, "also while a job runs"
+        erased = vidtok("gc", root, "--rewrite", "--remove").out
+    assert "12 rows in 2 parts: erased" in erased, "also while a job runs"
+    assert "readers fail until `vidtok export delta` runs" in erased
     assert vidtok("gc", root, "--rewrite", "--remove").out == "nothing to remove\n"
     assert "no problem in 48 rows (12 of them removed)" in vidtok("verify", root, "--deep").out
     shown = vidtok("inspect", root, "--rows", 99).out
