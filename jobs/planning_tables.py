@@ -78,7 +78,7 @@ def _over_budget(found: Forecast, config: JobConfig) -> str:
     quantities, budget = found.estimate.quantities, config.budget
     wanted = sum(quantities[f"rejects: {name}"].value for name in WANTED_REJECTS & found.estimate.examples.keys())
     share = (quantities["rejects"].value - wanted) / max(1.0, quantities["videos"].value)
-    if budget.share is None or share <= budget.share:
+    if budget.share is None or share <= budget.share or quantities["videos"].value < budget.least_videos:
         return ""
     return f": {share:.0%} of the videos, where budget.share stops a job at {budget.share:.0%}"
 

@@ -155,10 +155,8 @@ def failure_cells(shard: dict[str, object]) -> tuple[str, str]:
 
 def _drivers(now: "DatasetStatus") -> str:
     live = [run for run in now.runs if run.is_live]
-    gone = [run for run in now.runs if run.state == "gone"]
     said = f"{len(live):,} at work" if live else "none is at work"
-    if gone and not live:
-        last = gone[-1]
+    if now.runs and (last := now.runs[-1]).state == "gone" and not live:  # whoever came later made up for one before
         said += f"; {last.run_id} is gone: silent for {human_seconds(last.silent_seconds)}, and it did not end"
     return said
 

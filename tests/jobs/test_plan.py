@@ -245,6 +245,14 @@ def test_what_is_committed_is_left_out(vidtok: Cli, tmp_path: Path, video: bytes
     assert (found["shards"], found["committed"], values(found)["videos"]) == (2, 1, 2)
 
 
+def test_a_budget_that_would_stop_the_job(vidtok: Cli, tmp_path: Path, video: bytes) -> None:
+    pack_tar(tmp_path / "in/0.tar", [("a.mp4", video), ("b.mp4", b"no video"), ("c.mp4", b"none")])
+    job = small(tmp_path, input={"shards": str(tmp_path / "in")})
+    told = "67% of the videos, where budget.share stops a job at 50%"
+    assert told in vidtok("plan", job, "--set", "budget.least_videos=3").out
+    assert told not in vidtok("plan", job).out, "of so few videos no share is looked at"
+
+
 def test_gpu_hours_and_money(vidtok: Cli, tmp_path: Path, video: bytes) -> None:
     pack_tar(tmp_path / "in/0.tar", [("a.mp4", video)])  # 40 frames: 3 clips
     job = small(tmp_path, input={"shards": f"{tmp_path}/in"})

@@ -49,6 +49,11 @@ def test_plain_lines(vidtok: Cli, dataset: Dataset) -> None:
     assert "Failed" not in done.out, "what is committed has not failed"
 
 
+def test_a_driver_that_is_gone_is_told_of_until_another_one_came(vidtok: Cli, dataset: Dataset) -> None:
+    tell_run(dataset, "later", silent=80, state="ended")
+    assert "drivers  none is at work\n" in vidtok("status", dataset.store.root).out
+
+
 def test_json_is_what_the_reader_says(vidtok: Cli, dataset: Dataset) -> None:
     said = json.loads(vidtok("status", dataset.store.root, "--json").out)
     expected = json.loads(json.dumps(StatusReader(dataset.store).read().to_json()))
