@@ -155,13 +155,13 @@ _CHECK_FIT = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from pipeline.checkpoints import Weights
-from pipeline.config import JobConfig
+from pipeline.config import JobDraft
 from pipeline.errors import VidtokError
 from pipeline.weights import check_fit
 job = json.load(sys.stdin)
 answer = [None, ""]
 try:
-    check_fit(JobConfig.model_validate(job["config"]), Weights(**job["weights"]))
+    check_fit(JobDraft.model_validate(job["config"]), Weights(**job["weights"]))
 except VidtokError as error:
     answer = [type(error).__name__, str(error)]
 print()

@@ -88,6 +88,14 @@ def test_of_all_videos_it_is_what_the_job_writes(
     assert said["rejects: unreadable"] == 2 and estimate["examples"]["unreadable"].startswith("bad.tar, ")
 
 
+def test_a_misfit_is_not_laid_to_the_weights(vidtok: Cli, job_file: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pack_tar(tmp_path / "in" / "0.tar", [("a.mp4", b"no video")])
+    done = vidtok("plan", job_file({"clips": {"size": 66}, "executor": {"kind": "ray"}}))
+    assert done.code == 2 and "clips.size: 66 is not a multiple of 8" in done.err
+    assert "model.checkpoint" not in done.err
+
+
 @pytest.fixture(scope="module")
 def cuts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 videos of two to five seconds, cut from the real clips and packed into four tars."""
