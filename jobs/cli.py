@@ -20,7 +20,7 @@ from jobs.bench.commands import bench
 from jobs.dataset_commands import merge, remove, split
 from jobs.display import ProgressDisplay
 from jobs.exports import export
-from jobs.logs import log_to
+from jobs.logs import log_to, say
 from jobs.model_commands import convert, evaluate, models, reconstruct, train
 from jobs.options import Anon, Assignments, EndpointUrl, Format, Verbose, WithReport
 from jobs.planning import plan
@@ -82,7 +82,8 @@ def tokenize(
     log_to(err, logging.DEBUG if verbose else logging.WARNING, log_format)
     config = load_job(job, assignments or [])
     if config.model.checkpoint == RANDOM_CHECKPOINT:
-        err.print("[bold red]RANDOM WEIGHTS[/]: the tokens of this dataset mean nothing; for tests only")
+        message = "[bold red]RANDOM WEIGHTS[/]: the tokens of this dataset mean nothing; for tests only"
+        say(err, logging.WARNING, message)
     with _displayed() as display:
         result: JobResult = run_job(config, display, append=append)
     _conclude(config, result, report=with_report)
@@ -95,10 +96,11 @@ def _displayed() -> Iterator[ProgressDisplay]:
         with ProgressDisplay(err) as display:
             yield display
     except KeyboardInterrupt:  # Typer would end in silence
-        err.print("Interrupted. What is committed stays; run the same command again to go on.")
+        say(err, logging.WARNING, "Interrupted. What is committed stays; run the same command again to go on.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except Stopped:
-        err.print("Stopped, as SIGTERM asks. What is written stays; run the same command again to go on.")
+        message = "Stopped, as SIGTERM asks. What is written stays; run the same command again to go on."
+        say(err, logging.WARNING, message)
         raise typer.Exit(EXIT_STOPPED) from None
 
 

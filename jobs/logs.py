@@ -4,11 +4,14 @@ import logging
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.text import Text
 
 from jobs.display import SaidAsRecords
-from pipeline.logs import LogFormat, LogSettings, set_up_logs
+from pipeline.logs import LogFormat, LogSettings, log_settings, set_up_logs
 
-__all__ = ["log_to"]
+__all__ = ["log_to", "say"]
+
+log = logging.getLogger(__name__)
 
 
 def log_to(console: Console, level: int = logging.WARNING, log_format: LogFormat = LogFormat.TEXT) -> None:
@@ -20,3 +23,11 @@ def log_to(console: Console, level: int = logging.WARNING, log_format: LogFormat
     # Off a terminal a record is one line, not broken to the width of one.
     handler = RichHandler(console=console, show_path=False) if console.is_terminal else None
     set_up_logs(LogSettings(level=level), handler)
+
+
+def say(console: Console, level: int, markup: str) -> None:
+    """Tells what went wrong: prints it, or writes one JSON record of a level that those who watch for it find."""
+    if log_settings().format is LogFormat.JSON:
+        log.log(level, "%s", Text.from_markup(markup, emoji=False).plain.strip())
+    else:
+        console.print(markup, soft_wrap=True)

@@ -1,11 +1,13 @@
 """What a run did, told at its end."""
 
+import logging
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
 from jobs.display import human_bytes
+from jobs.logs import say
 
 if TYPE_CHECKING:
     from pipeline.config import JobConfig
@@ -39,12 +41,10 @@ def summarise(out: Console, err: Console, config: "JobConfig", result: "JobResul
     if totals["rejects"]:
         out.print(f"`vidtok inspect {escape(config.output)}` shows why videos were rejected", soft_wrap=True)
     for failure in result.failures:
-        err.print(
-            f"[red]failed[/] {escape(failure.path)} after {failure.attempts} attempts: {escape(failure.error)}",
-            soft_wrap=True,
-        )
+        what = f"[red]failed[/] {escape(failure.path)} after {failure.attempts} attempts: {escape(failure.error)}"
+        say(err, logging.ERROR, what)
         for attempt, error in enumerate(failure.history[:-1], 1):
-            err.print(f"  attempt {attempt}: {escape(error)}", soft_wrap=True)
+            say(err, logging.ERROR, f"  attempt {attempt}: {escape(error)}")
     if result.failures:
         err.print("Run the same command again to try these shards once more.")
 
