@@ -119,12 +119,15 @@ def checked_plan(path: Path, assignments: Sequence[str]) -> "Plan":
         ConfigError: with everything that keeps the job from running.
     """
     from pipeline.config import JobDraft
-    from pipeline.job_file import load_file
+    from pipeline.job_file import load_draft
     from pipeline.plan import check_plan
 
-    draft = _impatient(load_file(path, assignments, JobDraft))
+    written, refused = load_draft(path, assignments, JobDraft)
+    if written is None:
+        raise ConfigError(refused)
+    draft = _impatient(written)
     planned, problems = check_plan(draft)
-    lines = [*draft.misfits(), *(line for problem in problems for line in str(problem).splitlines())]
+    lines = [*refused, *draft.misfits(), *(line for problem in problems for line in str(problem).splitlines())]
     if lines or planned is None:
         raise ConfigError(lines)
     return planned

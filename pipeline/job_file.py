@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config import JobConfig
 from pipeline.errors import ConfigError
 
-__all__ = ["load_file", "load_job", "parse_job"]
+__all__ = ["load_draft", "load_file", "load_job", "parse_job"]
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -36,6 +36,47 @@ def load_file(path: str | Path, assignments: Iterable[str], kind: type[T]) -> T:
     Raises:
         ConfigError: the file cannot be read, or does not say a job; all problems at once.
     """
+    return _parsed(_read(path, assignments), kind)
+
+
+def load_draft(path: str | Path, assignments: Iterable[str], kind: type[T]) -> tuple[T | None, list[str]]:
+    """Reads what can be read of a file, for whoever wants to know all that is wrong with it and with what it names.
+
+    Args:
+        path: a local YAML file.
+        assignments: as of `load_file`.
+        kind: what the file says.
+
+    Returns:
+        What it says without the values that are refused, or None where it is too little; and a line for each of those.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    raw, said = _read(path, assignments), dict[str, None]()
+    while True:
+        try:
+            return kind.model_validate(raw), list(said)
+        except ValidationError as error:
+            problems = error.errors()
+        said |= dict.fromkeys(line for problem in problems for line in _explain(problem, kind).splitlines())
+        if not any([_dropped(raw, problem["loc"]) for problem in problems]):  # of all, not up to the first
+            return None, list(said)
+
+
+def _dropped(raw: Any, location: Sequence[str | int]) -> bool:
+    """Takes a value out, or the nearest that stands around it; whether there was one."""
+    values = [raw]
+    for part in location:
+        if not isinstance(values[-1], dict) or part not in values[-1]:
+            break
+        values.append(values[-1][part])
+    if len(values) > 1:
+        del values[-2][location[len(values) - 2]]
+    return len(values) > 1
+
+
+def _read(path: str | Path, assignments: Iterable[str]) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -46,7 +87,7 @@ def load_file(path: str | Path, assignments: Iterable[str], kind: type[T]) -> T:
         raise ConfigError(f"{path}: expected a mapping with input, output and model, found {type(raw).__name__}")
     for assignment in assignments:
         _assign(raw, assignment)
-    return _parsed(raw, kind)
+    return raw
 
 
 def parse_job(raw: Mapping[str, Any]) -> JobConfig:

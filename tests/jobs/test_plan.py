@@ -285,8 +285,8 @@ def test_all_that_is_wrong_in_one_go(vidtok: Cli, tmp_path: Path, video: bytes) 
         "input": {"shards": f"{tmp_path}/none/*.tar"},
         "output": f"{tmp_path}/out",
         "model": {"name": SMALL_JOB["model"]["name"], "checkpoint": f"{tmp_path}/none.ckpt"},
-        "clips": {"size": 60, "num_frames": 15},
-        "executor": {"address": f"127.0.0.1:{free_port()}"},
+        "clips": {"size": 60, "num_frames": 15, "fsp": 8},
+        "executor": {"address": f"127.0.0.1:{free_port()}", "batch_size": -2},
     }
     job = tmp_path / "job.yaml"
     job.write_text(yaml.safe_dump(raw))
@@ -294,6 +294,8 @@ def test_all_that_is_wrong_in_one_go(vidtok: Cli, tmp_path: Path, video: bytes) 
     done = vidtok("plan", job)
     assert done.code == 2 and done.out == "" and tree(tmp_path) == before
     for said in (
+        "clips.fsp: there is no such key; did you mean fps?",
+        "executor.batch_size: ",
         "clips.size: 60 is not a multiple of 8",
         "clips.num_frames:",
         "model.checkpoint: ",
