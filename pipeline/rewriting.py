@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline.dataset import Dataset
 from pipeline.errors import CommitConflict
 from pipeline.parts import REWRITTEN, footer_of, groups_bytes, opened_parquet
-from pipeline.reading.parts import PartReader
+from pipeline.reading.parts import CorruptPart, PartReader
 
 __all__ = ["Rewrite", "rewrite_parts", "rewritten_bytes"]
 
@@ -43,17 +43,21 @@ def rewrite_parts(dataset: Dataset, *, remove: bool) -> Iterator[Rewrite]:
     the rows (rejects, older versions that a bucket keeps, caches of readers) are not looked at.
 
     Raises:
-        CommitConflict: a part is not what was committed, which would be covered up.
+        CommitConflict: parts are gone, or not what was committed, which would be covered up; all others are done.
         StorageError: the store failed.
     """
     removed: dict[str, dict[int, Any]] = defaultdict(dict)
     for (path, group), rows in dataset.removed().items():
         if len(rows):
             removed[path][group] = rows
-    reader = PartReader(dataset.store)
+    reader, broken = PartReader(dataset.store), []
     for named in (part for commit in dataset.commits() for part in commit["parts"] if part["path"] in removed):
         path = named["path"]
-        footer, _ = reader.described(path, size_bytes=named["size_bytes"])
+        try:
+            footer, _ = reader.described(path, size_bytes=named["size_bytes"])
+        except CorruptPart as error:
+            broken.append(str(error))
+            continue
         gone = footer.get(REWRITTEN, {}).get("removed", {})
         left = {group: np.setdiff1d(rows, gone.get(str(group), [])) for group, rows in removed[path].items()}
         if not (count := sum(map(len, left.values()))):
@@ -61,9 +65,12 @@ def rewrite_parts(dataset: Dataset, *, remove: bool) -> Iterator[Rewrite]:
         if remove:
             data = dataset.store.read(path)
             if REWRITTEN not in footer and hashlib.sha256(data).hexdigest() != named["sha256"]:
-                raise CommitConflict(f"{path}: is not what was committed; `vidtok verify --deep` tells what is wrong")
+                broken.append(f"{path}: is not what was committed; `vidtok verify --deep` tells what is wrong")
+                continue
             dataset.store.put(path, rewritten_bytes(data, removed[path], is_mixed=len(named["shapes"]) > 1))
         yield Rewrite(path=path, rows=count, committed_rows=named["rows"])
+    if broken:
+        raise CommitConflict("\n".join(broken))
 
 
 def rewritten_bytes(data: bytes, removed: Mapping[int, Any], *, is_mixed: bool = False) -> bytes:

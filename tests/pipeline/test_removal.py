@@ -241,6 +241,26 @@ def test_row_groups_keep_their_bounds_and_the_footer_says_what_is_gone(made: Dat
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("how", ["gone", "changed"])
+def test_a_part_that_cannot_be_rewritten_keeps_no_other_from_it(made: Dataset, how: str) -> None:
+    remove_videos(made, ["v1"])
+    first, *others = [path for path in made.parts() if path.endswith("-p000.parquet")]
+    part = Path(made.store.root, first)
+    if how == "gone":
+        part.unlink()
+    else:
+        data = bytearray(part.read_bytes())
+        data[100] ^= 1
+        part.write_bytes(data)
+    found = rewrite_parts(made, remove=True)
+    assert [next(found).path for _ in others] == others
+    with pytest.raises(CommitConflict, match=first):
+        next(found)
+    assert all(
+        "rewritten" in json.loads(pq.read_metadata(Path(made.store.root, path)).metadata[b"vidtok"]) for path in others
+    )
+
+
 def test_a_rewrite_that_breaks_off_is_gone_on_with(made: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     remove_videos(made, ["v1", "v5"])
     expected = sorted(given(made))
