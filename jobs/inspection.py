@@ -147,6 +147,8 @@ def _found(root: str, row_id: str, options: Mapping[str, Any]) -> tuple[pa.Table
     folder, _, name = absolute_url(root).rpartition("/")
     store = open_store(folder or "/", options) if name.endswith(".parquet") else None
     info = None if store is None else store.info(name)
+    if store is not None and info is None and not Dataset.exists(open_store(root, options)):
+        raise ConfigError(f"{store.root}/{name}: there is no such part, nor a dataset of that name")
     if store is None or info is None:
         dataset = Dataset.open(open_store(root, options))
         return *dataset.find_stream(row_id), dataset.description

@@ -75,7 +75,7 @@ def facts(root: str, found: "DatasetStatistics") -> dict[str, str]:
         "model": found.model,
         "fingerprint": found.fingerprint,
         "snapshot": f"{found.snapshot} ({found.committed.shards:,} shards)",
-        "videos": f"{found.committed.videos:,}",
+        "videos": f"{found.committed.videos:,}" + (", with those that were removed" if removed else ""),
         "rows": f"{found.rows.rows:,}" + (f" ({removed:,} more were removed)" if removed else ""),
         "tokens": f"{found.rows.tokens:,}",
         "frames": f"{found.rows.frames:,}, of which {found.rows.padded_frames:,} are padding",
@@ -99,7 +99,9 @@ def _show(console: Console, root: str, found: "DatasetStatistics") -> None:
         (source["source"] or "all others", f"{source['videos']:,}", f"{source['rows']:,}")
         for source in found.committed.sources
     ]
-    _print(console, "Sources", ("source", "videos", "rows"), sources[:_SHOWN_SOURCES], len(sources))
+    removed = found.committed.rows - found.rows.rows
+    title = "Sources, as committed" if removed else "Sources"
+    _print(console, title, ("source", "videos", "rows"), sources[:_SHOWN_SOURCES], len(sources))
     rejects = [(name, f"{count:,}") for name, count in found.committed.rejects_by_class.items()]
     _print(console, "Rejects", ("class", "rejects"), rejects, len(rejects))
 

@@ -66,6 +66,27 @@ def test_remove_refused(vidtok: Cli, made: Dataset, arguments: list[str], messag
     assert done.code == 2 and message in done.err
 
 
+def test_a_file_of_keys_from_an_editor(vidtok: Cli, made: Dataset, tmp_path: Path) -> None:
+    """A byte order mark, and a key with what Unicode calls the end of a line."""
+    (tmp_path / "keys").write_bytes("\ufeffv1\r\nodd\u2028key\r\n".encode())
+    said = vidtok("remove", made.store.root, "--keys", tmp_path / "keys").out.splitlines()
+    assert said[0] == r"'odd\u2028key': no committed row has this source key"
+    assert said[1].startswith("6 rows of 2 videos: removed;")
+
+
+def test_statistics_say_what_they_count_of_removed_videos(vidtok: Cli, made: Dataset) -> None:
+    said = vidtok("stats", made.store.root, "--no-save").out
+    assert "removed" not in said and "as committed" not in said
+    vidtok("remove", made.store.root, "--key", "v1")
+    said = vidtok("stats", made.store.root, "--no-save").out
+    assert re.search(r"videos +16, with those that were removed", said) and "Sources, as committed" in said
+
+
+def test_a_part_that_is_not_there(vidtok: Cli, tmp_path: Path) -> None:
+    done = vidtok("decode", tmp_path / "none.parquet", "--id", "x", "--out", tmp_path / "clip.mp4")
+    assert done.code == 2 and "none.parquet: there is no such part" in done.err
+
+
 def test_inspect_gives_no_removed_row(vidtok: Cli, made: Dataset) -> None:
     vidtok("remove", made.store.root, "--key", "v0")
     gone = [row["id"] for row in table_of(made).to_pylist() if row["source_key"] == "v0"]
