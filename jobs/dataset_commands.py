@@ -59,7 +59,8 @@ def remove(
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text("utf-8").splitlines() if line]
+        # An editor's byte order mark is of no key, and a key may hold what `splitlines` takes for the end of a line.
+        return [line for line in path.read_text("utf-8-sig").split("\n") if line]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--keys {path}: cannot be read: {error}") from None
 

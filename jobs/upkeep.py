@@ -79,7 +79,7 @@ def remove_garbage(
     if parts:
         done = "erased" if remove else "would be erased with --remove"
         console.print(f"{rows:,} rows in {parts:,} parts: {done}", highlight=False)
-        if any(dataset.store.list("_delta_log")):
+        if remove and any(dataset.store.list("_delta_log")):
             told = "The Delta table names these parts as they were: readers fail until `vidtok export delta` runs"
             console.print(told, highlight=False, soft_wrap=True)
     if not count and not parts:

@@ -9,9 +9,10 @@ sequence, a clip.
 import dataclasses
 import json
 import os
+import shutil
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def export_megatron(
     dtype = _dtype(words)
     try:
         targets["bin"].parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{Path(prefix).name}-", dir=targets["bin"].parent) as folder:
+        with _folder_beside(targets["bin"]) as folder:
             made = {suffix: Path(folder, suffix) for suffix in targets}
             lengths = Path(folder, "lengths")
             written = _write_ids(made["bin"], lengths, source, words, dtype)
@@ -84,13 +85,28 @@ def export_megatron(
 
 
 def _targets(prefix: str, overwrite: bool) -> dict[str, Path]:
-    if "://" in prefix or not Path(prefix).name:
-        raise ConfigError(f"prefix {prefix}: expected a local path, which Megatron maps into memory")
+    if "://" in prefix or not Path(prefix).name or prefix.endswith(os.sep):
+        raise ConfigError(
+            f"prefix {prefix}: expected a local path, which Megatron maps into memory, and that ends with a name"
+        )
     targets = {suffix: Path(f"{prefix}.{suffix}") for suffix in ("bin", "json", "idx")}
     standing = [str(path) for path in targets.values() if path.exists()]
     if standing and not overwrite:
         raise ConfigError(f"{', '.join(standing)}: already there; choose another prefix, or --overwrite")
     return targets
+
+
+@contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """An empty folder for what is not whole yet; one that an export left behind when it was killed goes first."""
+    folder = target.with_name(f".{target.name}.partial")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _dtype(words: Vocabulary) -> "np.dtype[Any]":

@@ -210,6 +210,8 @@ def test_a_killed_megatron_export_has_no_index(tokens: Path, call: str, count: i
         assert all(map(np.array_equal, documents(prefix), before)), "the old one stands until the new one is whole"
     export_megatron(str(tokens), str(prefix), overwrite=True)
     assert documents(prefix)[0].tolist() == expected_ids(stored(tokens)[0], 0, "thw", False, True)
+    left = sorted(path.name for path in prefix.parent.iterdir())
+    assert left == ["clips.bin", "clips.idx", "clips.json"], "nor does what the killed one had written stay"
 
 
 def test_a_broken_part_leaves_nothing(tokens: Path) -> None:
@@ -322,6 +324,9 @@ def test_what_is_refused(tokens: Path, tmp_path: Path) -> None:
         export_megatron(root, prefix, vocabulary={"offset": 2**31 - 4099})
     with pytest.raises(ConfigError, match="expected a local path"):
         export_megatron(root, "s3://bucket/clips")
+    with pytest.raises(ConfigError, match="that ends with a name"):
+        export_megatron(root, f"{tmp_path}/folder/")
+    assert not (tmp_path / "folder").exists()
     with pytest.raises(ConfigError, match="on neither side"):
         export_megatron(root, prefix, split="train")
     with pytest.raises(ConfigError, match="rows_per_shard 0"):
