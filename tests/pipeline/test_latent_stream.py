@@ -133,6 +133,25 @@ def test_what_is_drawn_is_the_same_on_resume_and_fresh_in_each_epoch(root: Path)
         assert equal(found + list(resumed), whole)
 
 
+def test_it_goes_on_with_other_ranks_after_every_batch(root: Path) -> None:
+    """1 rank up to each batch, then 4 ranks for a step, then 2."""
+    options: Any = {"batch_size": 3, "sample": True, "seed": 3}
+    whole = list(LatentStream(root, **options))
+    for stop in range(len(whole) - 4 - 2 + 1):
+        found: list[Any] = []
+        state = None
+        for world_size, steps in ((1, stop), (4, 1), (2, 1)):
+            ranks = [LatentStream(root, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+            loaders = [TokenLoader(rank) for rank in ranks]
+            for loader in loaders:
+                if state is not None:
+                    loader.load_state_dict(state)
+            taken = [list(itertools.islice(loader, steps)) for loader in loaders]
+            found += [batch for step in zip(*taken, strict=True) for batch in step]
+            state = loaders[0].state_dict()
+        assert equal(found, whole[: stop + 4 + 2]), stop
+
+
 def test_captions_are_dropped(root: Path) -> None:
     captions = [
         caption
