@@ -50,11 +50,15 @@ def remove(
         _print(f"{name!r}: no committed row has this source key")
     for name in done.before:
         _print(f"{name!r}: all its rows were removed before")
+    for reason in done.unread:
+        _print(f"not looked at: {reason}")
     if not done.rows:
         _print("nothing to remove")
-        return
     said = "would be removed, without --dry-run" if dry_run else "removed; `vidtok gc --rewrite --remove` erases them"
-    _print(f"{done.rows:,} rows of {done.videos:,} videos: {said}")
+    if done.rows:
+        _print(f"{done.rows:,} rows of {done.videos:,} videos: {said}")
+    if done.unread:
+        raise typer.Exit(1)
 
 
 def _lines(path: Path) -> list[str]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
-from pipeline.reading.parts import PartReader
+from pipeline.reading.parts import CorruptPart, PartReader
 from pipeline.row_scan import groups_of, scan
 from pipeline.row_sets import REMOVED, Place, Rows, add_rows, read_files, read_rows
 from pipeline.storage import Store
@@ -34,12 +34,14 @@ class Removal:
         videos: whose rows they are.
         before: keys of which no row was left, because an earlier removal took them.
         unknown: keys of which there is no row, and never was one that was removed.
+        unread: why row groups could not be read, whose rows of these keys are still there.
     """
 
     rows: int
     videos: int
     before: list[str]
     unknown: list[str]
+    unread: list[str]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def remove_videos(
 
     Raises:
         ConfigError: no key has a row or had one, or there is no such shard.
-        StorageError: the store failed, or a part is damaged.
+        StorageError: the store failed.
     """
     if not dry_run:
         dataset.complete_snapshot()  # so that readers see what is removed here in no other way than as removed
@@ -100,7 +102,7 @@ def remove_videos(
     found = _find(dataset, commits, keys)
     before = _removed_before(dataset.store, source_shard) & set(keys) - found.keys
     unknown = sorted(set(keys) - found.keys - before)
-    if len(unknown) == len(set(keys)):
+    if len(unknown) == len(set(keys)) and not found.unread:
         where = dataset.store.root if source_shard is None else f"{source_shard} in {dataset.store.root}"
         raise ConfigError([f"{key!r}: no committed row of {where} has this source key" for key in unknown])
     if found.rows and not dry_run:
@@ -116,6 +118,7 @@ def remove_videos(
         videos=sum(sum(counts.values()) for counts in found.videos.values()),
         before=sorted(before),
         unknown=unknown,
+        unread=found.unread,
     )
 
 
@@ -124,13 +127,18 @@ class _Found:
     rows: dict[Place, Any] = field(default_factory=dict)
     videos: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     keys: set[str] = field(default_factory=set)
+    unread: list[str] = field(default_factory=list)
 
 
 def _find(dataset: Dataset, commits: Collection[Mapping[str, Any]], keys: Collection[str]) -> _Found:
     """The rows that have one of the keys and were not removed yet."""
     found, wanted = _Found(), pa.array(sorted(set(keys)), pa.string())
     columns = ("source_key", "clip_index")
-    for group, rows in scan(PartReader(dataset.store), groups_of(commits), columns, dataset.removed()):
+
+    def leave(error: CorruptPart) -> None:
+        found.unread.append(str(error))
+
+    for group, rows in scan(PartReader(dataset.store), groups_of(commits), columns, dataset.removed(), leave):
         is_wanted = pc.is_in(rows.table.column("source_key"), value_set=wanted)
         if not pc.any(is_wanted).as_py():
             continue

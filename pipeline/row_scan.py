@@ -1,9 +1,9 @@
 """Columns of a dataset's row groups, several read at a time by ranges; and one row found among them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError
-from pipeline.reading.parts import GroupRows, PartReader
+from pipeline.reading.parts import CorruptPart, GroupRows, PartReader
 from pipeline.row_sets import Place, Rows
 from pipeline.rows import SEGMENT_COLUMN
 
@@ -58,7 +58,11 @@ def _groups(path: str, size_bytes: int, row_groups: Sequence[int]) -> Iterator[R
 
 
 def scan(
-    reader: PartReader, groups: Iterable[RowGroupPlace], columns: Sequence[str], removed: Rows | None = None
+    reader: PartReader,
+    groups: Iterable[RowGroupPlace],
+    columns: Sequence[str],
+    removed: Rows | None = None,
+    on_corrupt: Callable[[CorruptPart], None] | None = None,
 ) -> Iterator[tuple[RowGroupPlace, GroupRows]]:
     """Some columns of row groups, in order.
 
@@ -67,21 +71,33 @@ def scan(
         groups: which; they are taken as they are needed.
         columns: which.
         removed: rows that are left out.
+        on_corrupt: takes what one that cannot be read raises, and the others come all the same.
 
     Raises:
         CorruptPart: one cannot be read.
         StorageError: the store failed.
     """
 
-    def read(part: Sequence[RowGroupPlace]) -> list[tuple[RowGroupPlace, GroupRows]]:
-        return [(group, _read(reader, group, columns, removed or {})) for group in part]
+    def read_one(group: RowGroupPlace) -> GroupRows | CorruptPart:
+        try:
+            return _read(reader, group, columns, removed or {})
+        except CorruptPart as error:
+            if on_corrupt is None:
+                raise
+            return error
+
+    def read(part: Sequence[RowGroupPlace]) -> list[tuple[RowGroupPlace, GroupRows | CorruptPart]]:
+        return [(group, read_one(group)) for group in part]
 
     # By parts, so that each footer is read once.
     parts = (list(part) for _, part in groupby(groups, lambda group: group.place[0]))
     with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="scan") as threads:
         while some := list(islice(parts, _READ_AHEAD)):
-            for found in threads.map(read, some):
-                yield from found
+            for group, rows in chain.from_iterable(threads.map(read, some)):
+                if isinstance(rows, GroupRows):
+                    yield group, rows
+                elif on_corrupt is not None:
+                    on_corrupt(rows)
 
 
 def _read(reader: PartReader, group: RowGroupPlace, columns: Sequence[str] | None, removed: Rows) -> GroupRows:

@@ -66,6 +66,17 @@ def test_remove_refused(vidtok: Cli, made: Dataset, arguments: list[str], messag
     assert done.code == 2 and message in done.err
 
 
+def test_a_part_that_is_gone_keeps_no_other_from_a_takedown(vidtok: Cli, made: Dataset) -> None:
+    root = made.store.root
+    gone, *others = sorted(made.parts())
+    (Path(root) / gone).unlink()
+    done = vidtok("remove", root, "--key", "v1")
+    said = done.out.splitlines()
+    assert done.code == 1 and f"not looked at: {root}/{gone}, row group 0: cannot be read" in said[0]
+    assert said[1].startswith("3 rows of 1 videos: removed;")
+    assert {path for path, _ in made.removed()} <= set(others)
+
+
 def test_a_file_of_keys_from_an_editor(vidtok: Cli, made: Dataset, tmp_path: Path) -> None:
     """A byte order mark, and a key with what Unicode calls the end of a line."""
     (tmp_path / "keys").write_bytes("\ufeffv1\r\nodd\u2028key\r\n".encode())
