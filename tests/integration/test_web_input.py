@@ -34,7 +34,7 @@ def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_job_reads_from_a_web_server(
     shards: Path, unbroken: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranges: bool
 ) -> None:
-    monkeypatch.setattr("pipeline.storage.reader._BLOCK_BYTES", 5_000)  # so that a tar is many of them
+    monkeypatch.setattr("pipeline.storage.store.BLOCK_BYTES", 5_000)  # so that a tar is many of them
     with WebServer(shards, ranges=ranges) as server:
         config = small_job(f"{server.url}/{{0..1}}.tar", new_place(None, tmp_path))
         assert not run_job(config).failures
