@@ -142,6 +142,7 @@ def test_the_pipeline_adds_nothing_and_keeps_its_encoder_busy() -> None:
     assert result.encoder_busy_starved < 0.5 and result.bottleneck_fast == "decode"
 
 
+@pytest.mark.slow
 def test_the_schedule_ratio_is_that_of_two_rates() -> None:
     result = bench_schedule(shards=120, planned=120, workers=1)
     assert result.ratio == pytest.approx(result.shards_per_second / result.commits_per_second) and result.ratio > 0

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 INSTALLED = ("webdataset", "datasets", "pyarrow")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_loader_gives_each_row_once(workers: int) -> None:
     """What `bench_read` itself checks, by the sum of the rows' first tokens."""
     results = {result.loader: result for result in bench_read(rows=200, runs=1, workers=workers, batch_size=8)}
