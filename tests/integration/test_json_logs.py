@@ -63,5 +63,5 @@ def test_what_ends_a_command_is_a_record_too(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(config))
     code, records = run(tmp_path, "--log-format", "json")
     assert code == 2
-    assert records[0]["level"] == "INFO" and records[0]["message"].startswith("RANDOM WEIGHTS")
+    assert records[0]["level"] == "WARNING" and records[0]["message"].startswith("RANDOM WEIGHTS")
     assert records[-1]["level"] == "ERROR" and "nothing matches" in records[-1]["message"]
