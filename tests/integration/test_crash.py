@@ -32,7 +32,7 @@ PLACES = ["local", "moto", "ceph"]
 # Servers take their time: these there, all of them in test-all.
 SHORT_ON_SERVERS = ["part-put@2", "rejects-put", "commit-put"]
 # Each of a run's writes in turn; the whole range in test-all.
-LOCAL_WRITES = 17
+LOCAL_WRITES = 18
 
 
 @pytest.fixture(scope="module")
