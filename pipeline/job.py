@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _MOST_PARTS = 10_000
 
 Choose = Callable[[Sequence[Shard]], Sequence[Shard]]
+Share = tuple[int, int]
 
 
 @dataclass(kw_only=True)
@@ -113,7 +114,11 @@ def prepare(plan: Plan, choose: Choose | None = None) -> ShardTable:
 
 
 def run_job(
-    config: JobConfig, on_progress: Callable[[Progress], None] = lambda _: None, *, append: bool = False
+    config: JobConfig,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    append: bool = False,
+    share: Share = (0, 1),
 ) -> JobResult:
     """Runs a job until every shard is committed or given up.
 
@@ -121,6 +126,7 @@ def run_job(
         config: the job.
         on_progress: called now and then, from this thread, with the state so far.
         append: add videos that came after the first run froze the list.
+        share: (k, n): of every n shards the k-th, counted from 0, and no others.
 
     Raises:
         ConfigError: the job cannot run; nothing was tokenized.
@@ -128,21 +134,24 @@ def run_job(
         ErrorBudgetExceeded: too many videos were rejected.
         WorkerUnfit: no worker computes what it should.
     """
-    return run_shards(make_plan(config, append=append), None, on_progress)
+    return run_shards(make_plan(config, append=append), None, on_progress, share=share)
 
 
 def run_shards(
     plan: Plan,
     choose: Choose | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    share: Share = (0, 1),
 ) -> JobResult:
-    """Runs a checked job; `choose` as for `prepare`, `on_progress` and errors as for `run_job`."""
+    """Runs a checked job; `choose` as for `prepare`, the others and errors as for `run_job`."""
     pending: ShardTable | None = None
     snapshot = newest_snapshot(plan.store, ids_alone=True)
     if plan.standing is not None and not plan.found and choose is None:
-        pending = Dataset(plan.store, plan.description).pending(plan.standing, snapshot)
-        if not pending and not plan.standing.without(snapshot.ids):
-            total = len(plan.standing)  # nothing to do, so nothing is written
+        mine = _share_of(plan.standing, share)
+        pending = Dataset(plan.store, plan.description).pending(mine, snapshot)
+        if not pending and not mine.without(snapshot.ids):
+            total = len(mine)  # nothing to do, so nothing is written
             done = Progress(shards=total, shards_before=total)
             on_progress(done)
             return JobResult(output=plan.config.output, progress=done)
@@ -153,8 +162,15 @@ def run_shards(
         if shards != plan.standing:
             pending = None  # the list has grown meanwhile
         dataset = Dataset(plan.store, plan.description)
-        pending = dataset.pending(shards, snapshot) if pending is None else pending
-        return _run_announced(plan, shards, pending, _SnapshotKeeper(dataset, snapshot), run, on_progress)
+        mine = _share_of(shards, share)
+        pending = dataset.pending(mine, snapshot) if pending is None else pending
+        return _run_announced(plan, mine, pending, _SnapshotKeeper(dataset, snapshot), run, on_progress)
+
+
+def _share_of(shards: ShardTable, share: Share) -> ShardTable:
+    """By their places in the list, which is frozen: shares hold each shard once, whoever begins first."""
+    number, of = share
+    return shards if of == 1 else shards.chosen(np.arange(number, len(shards), of))
 
 
 def _run_announced(
