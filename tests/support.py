@@ -39,6 +39,7 @@ KNOWN = {
     "polars": "Polars",
     "prometheus": "Prometheus and promtool (apt: prometheus)",
     "s3fs": "fsspec's S3 client",
+    "slurm": "Slurm, and root (apt: slurm-wlm, munge)",
     "torch-muon": "torch 2.9 or later, whose Muon ours is held against",
     "shared-videos": "the real clips in ../shared/videos",
     "tensorboard": "TensorBoard",

@@ -1,0 +1,98 @@
+"""Jobs on a real Slurm of two nodes, by the scripts that we hand out."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.gate import Gate, job_command, until
+from tests.integration.places import assert_whole, new_place, pack_small_shards, small_job, unbroken_job
+from tests.servers.slurm import Slurm, missing_programs
+from tests.support import ROOT, require
+
+SCRIPTS = ROOT / "infra" / "slurm"
+NUM_SHARDS = 4
+_ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    require("slurm", os.geteuid() == 0 and not missing_programs(), f"not root, or without {missing_programs()}")
+    slurm = Slurm(tmp_path_factory.mktemp("slurm"))
+    yield slurm
+    slurm.stop()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pack_small_shards(tmp_path_factory.mktemp("shards"), NUM_SHARDS)
+
+
+@pytest.fixture(scope="module")
+def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return unbroken_job(shards, tmp_path_factory.mktemp("unbroken"))
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
+
+
+class Submitted:
+    """A job in the queue, or its array."""
+
+    def __init__(self, slurm: Slurm, gate: Gate, folder: Path, script: str, config: Any, *options: str) -> None:
+        self._slurm, self.log = slurm, folder / "job.log"
+        *_, job_file = job_command(config, folder)
+        # What the script's first lines ask for, and these nodes do not have.
+        mine = ("--cpus-per-task=1", "--time=10", f"--output={self.log}", f"--chdir={folder}", *options)
+        environment = {**gate.environment, "VIDTOK_VENV": sys.prefix}
+        printed = slurm.run("sbatch", "--parsable", *mine, SCRIPTS / script, job_file, **environment)
+        self.number = printed.strip()
+
+    def states(self) -> list[str]:
+        """Of each of its tasks."""
+        return self._slurm.run("squeue", "-r", "-h", "--states=all", "--format=%T", f"--jobs={self.number}").split()
+
+    def ended(self) -> str:
+        """What it printed, after it ended well."""
+        until(lambda: set(self.states()) <= _ENDED, "the end of the job", seconds=240)
+        log = self.log.read_text()
+        assert set(self.states()) == {"COMPLETED"}, log[-3000:]
+        return log
+
+
+def test_ray_over_two_nodes(slurm, gate, shards, unbroken, tmp_path):
+    gate.open()
+    config = small_job(shards, new_place(None, tmp_path), executor={"kind": "ray", "num_workers": 2})
+    job = Submitted(slurm, gate, tmp_path, "ray_job.sbatch", config, "--nodes=2", "--gpus-per-node=0")
+    assert f"Committed {NUM_SHARDS} of {NUM_SHARDS} shards" in job.ended()
+    assert_whole(config, unbroken)
+    assert len({note["node"] for note in gate.notes(state="put")}) == 2
+
+
+def test_stopped_it_is_queued_again_and_goes_on(slurm, gate, shards, unbroken, tmp_path):
+    """As before the end of its time, and where it is preempted."""
+    config = small_job(shards, new_place(None, tmp_path), executor={"kind": "ray", "num_workers": 2})
+    job = Submitted(slurm, gate, tmp_path, "ray_job.sbatch", config, "--nodes=2", "--gpus-per-node=0")
+    until(lambda: len(gate.waiting()) == 2, "two workers within a shard")
+    slurm.run("scancel", "--batch", "--signal=TERM", job.number)
+    gate.open()
+    until(lambda: job.states() == ["PENDING"], "its place in the queue")
+    slurm.run("scontrol", "update", f"JobId={job.number}", "StartTime=now")  # Slurm lets it wait for two minutes
+    log = job.ended()
+    assert "Stopped, as SIGTERM asks" in log
+    assert f"Committed {NUM_SHARDS} of {NUM_SHARDS} shards" in log
+    assert_whole(config, unbroken)
+
+
+def test_an_array_without_ray(slurm, gate, shards, unbroken, tmp_path):
+    config = small_job(shards, new_place(None, tmp_path))
+    job = Submitted(slurm, gate, tmp_path, "array.sbatch", config, "--array=3-5", "--gpus-per-task=0")
+    log = job.ended()
+    assert sorted(re.findall(r"Committed (\d) of (\d) shards", log)) == [("1", "1"), ("1", "1"), ("2", "2")]
+    assert_whole(config, unbroken)

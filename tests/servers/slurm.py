@@ -1,0 +1,93 @@
+"""A Slurm of virtual nodes on this machine, as root: its own daemons, in a few seconds."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.servers.process import end, free_port, start, wait_for_port
+
+__all__ = ["PROGRAMS", "Slurm", "missing_programs"]
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
+_SETTINGS = """
+ClusterName=tests
+SlurmctldHost=localhost
+SlurmctldPort={port}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+MpiDefault=none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+ReturnToService=2
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+_NODE = "NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000\n"
+
+
+class Slurm:
+    """A controller and some nodes, all of which are this machine."""
+
+    def __init__(self, folder: Path, *, nodes: int = 2, cpus: int = 2) -> None:
+        """Starts it with its files in a folder of its own."""
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
+        try:
+            self._start([f"n{number}" for number in range(1, nodes + 1)], cpus)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, nodes: list[str], cpus: int) -> None:
+        folder, port = self._folder, free_port()
+        (folder / "state").mkdir()
+        key = folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        ports = {name: free_port() for name in nodes}
+        lines = [_NODE.format(name=name, port=ports[name], cpus=cpus) for name in nodes]
+        (folder / "slurm.conf").write_text(_SETTINGS.format(port=port, folder=folder) + "".join(lines))
+        files = ("key-file", "socket", "pid-file", "log-file", "seed-file")
+        places = [f"--{name}={folder}/munge.{name.partition('-')[0]}" for name in files]
+        self._daemon("munged", "--foreground", "--force", "--num-threads=1", *places)
+        self._daemon("slurmctld", "-D", "-i", port=port)
+        for name in nodes:
+            self._daemon("slurmd", "-D", "-N", name, port=ports[name])
+
+    def _daemon(self, *command: str, port: int | None = None) -> None:
+        log = self._folder / f"{command[0]}.out"
+        process = start(command, log, self.environment)
+        self._processes.append(process)
+        if port is not None:
+            wait_for_port(port, process, log)
+
+    def run(self, *command: object, **environment: str) -> str:
+        """A command of Slurm's; returns what it printed."""
+        variables = {**os.environ, **self.environment, **environment}
+        done = subprocess.run([str(word) for word in command], env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command} ended with {done.returncode}: {done.stderr}{done.stdout}"
+        return done.stdout
+
+    def stop(self) -> None:
+        """Ends all daemons."""
+        for process in reversed(self._processes):
+            end(process)
+
+
+def missing_programs() -> list[str]:
+    """What is not installed."""
+    return [program for program in PROGRAMS if shutil.which(program) is None]
