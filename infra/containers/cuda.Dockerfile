@@ -23,6 +23,6 @@ RUN useradd --create-home --uid 1000 vidtok && install -d -o vidtok /cache
 COPY --from=build /opt/vidtok /opt/vidtok
 ENV PATH=/opt/vidtok/bin:$PATH VIDTOK_CACHE=/cache
 VOLUME /cache
-USER vidtok
+USER 1000
 WORKDIR /home/vidtok
 CMD ["vidtok", "--help"]
