@@ -72,6 +72,9 @@ def tokenize(
         bool,
         typer.Option("--append", help="Add tars that came after the first run; without it no later run looks for any."),
     ] = False,
+    share: Annotated[
+        str | None, typer.Option(help="K/N: of every N shards the K-th, counted from 0, alone; for tasks of an array.")
+    ] = None,
     with_report: WithReport = True,
     verbose: Verbose = False,
     log_format: Format = LogFormat.TEXT,
@@ -80,13 +83,20 @@ def tokenize(
     from pipeline.job import JobResult, run_job  # PyAV and Arrow take a second to import
 
     log_to(err, logging.DEBUG if verbose else logging.WARNING, log_format)
-    config = load_job(job, assignments or [])
+    config, mine = load_job(job, assignments or []), _share(share)
     if config.model.checkpoint == RANDOM_CHECKPOINT:
         message = "[bold red]RANDOM WEIGHTS[/]: the tokens of this dataset mean nothing; for tests only"
         say(err, logging.WARNING, message)
     with _displayed() as display:
-        result: JobResult = run_job(config, display, append=append)
-    _conclude(config, result, report=with_report)
+        result: JobResult = run_job(config, display, append=append, share=mine)
+    _conclude(config, result, report=with_report and share is None)
+
+
+def _share(written: str | None) -> tuple[int, int]:
+    number, slash, of = (written or "0/1").partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise ConfigError(f"--share {written}: expected K/N with 0 <= K < N, such as 3/8")
+    return int(number), int(of)
 
 
 @contextmanager

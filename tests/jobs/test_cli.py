@@ -201,6 +201,22 @@ def test_done_then_nothing_to_do(vidtok: Cli, job_file: Callable[..., Path], two
     assert more.code == 0 and "Nothing to do" in more.out
 
 
+def test_shares_hold_each_shard_once(vidtok: Cli, job_file: Callable[..., Path], two_shards: Path) -> None:
+    path = job_file()
+    root = yaml.safe_load(path.read_text())["output"]
+    for number, committed, said in ((1, 1, "1 of 1 shards"), (1, 1, "all 1 shards"), (0, 2, "1 of 1 shards")):
+        done = vidtok("tokenize", path, "--share", f"{number}/2")
+        assert done.code == 0 and said in done.out
+        assert len(list(Dataset.open(open_store(root)).commits())) == committed
+    assert "Nothing to do: all 2 shards" in vidtok("tokenize", path).out
+
+
+@pytest.mark.parametrize("share", ["2/2", "1", "a/b", "-1/2", "1/0"])
+def test_a_share_that_is_none(vidtok: Cli, job_file: Callable[..., Path], two_shards: Path, share: str) -> None:
+    refused = vidtok("tokenize", job_file(), f"--share={share}")
+    assert refused.code == 2 and f"--share {share}: expected K/N" in refused.err
+
+
 def test_new_tars_are_added_on_purpose_only(
     vidtok: Cli, job_file: Callable[..., Path], two_shards: Path, good_video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,7 +78,9 @@ class Slurm:
     def run(self, *command: object, **environment: str) -> str:
         """A command of Slurm's; returns what it printed."""
         variables = {**os.environ, **self.environment, **environment}
-        done = subprocess.run([str(word) for word in command], env=variables, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [str(word) for word in command], env=variables, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{command} ended with {done.returncode}: {done.stderr}{done.stdout}"
         return done.stdout
 
