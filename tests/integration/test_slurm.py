@@ -67,12 +67,13 @@ class Submitted:
 
 
 def test_ray_over_two_nodes(slurm, gate, shards, unbroken, tmp_path):
-    gate.open()
     config = small_job(shards, new_place(None, tmp_path), executor={"kind": "ray", "num_workers": 2})
     job = Submitted(slurm, gate, tmp_path, "ray_job.sbatch", config, "--nodes=2", "--gpus-per-node=0")
+    waiting = until(lambda: len(gate.waiting()) == 2 and gate.waiting(), "two workers within a shard")
+    assert len({note["node"] for note in waiting}) == 2
+    gate.open()
     assert f"Committed {NUM_SHARDS} of {NUM_SHARDS} shards" in job.ended()
     assert_whole(config, unbroken)
-    assert len({note["node"] for note in gate.notes(state="put")}) == 2
 
 
 def test_stopped_it_is_queued_again_and_goes_on(slurm, gate, shards, unbroken, tmp_path):
@@ -91,6 +92,7 @@ def test_stopped_it_is_queued_again_and_goes_on(slurm, gate, shards, unbroken, t
 
 
 def test_an_array_without_ray(slurm, gate, shards, unbroken, tmp_path):
+    gate.open()
     config = small_job(shards, new_place(None, tmp_path))
     job = Submitted(slurm, gate, tmp_path, "array.sbatch", config, "--array=3-5", "--gpus-per-task=0")
     log = job.ended()
