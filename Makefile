@@ -8,8 +8,8 @@ AZURITE := $(VENV)/azurite
 PROMETHEUS := $(VENV)/prometheus
 
 # What setup installs, and what servers adds: what may not be skipped. See "VIDTOK_REQUIRE" in CONTRIBUTING.md.
-SETUP := moto,s3fs,pandas,polars,duckdb,datasets,deltalake,megatron,hatchling,localbucket
-REQUIRE := $(SETUP),ceph,azurite,fake-gcs,netns,chromium,prometheus
+SETUP := moto,s3fs,pandas,polars,duckdb,datasets,deltalake,megatron,hatchling,localbucket,hadolint,kubernetes_validate
+REQUIRE := $(SETUP),ceph,azurite,fake-gcs,netns,chromium,prometheus,slurm
 
 # More arguments for the program that a target runs: make test ARGS="-k commit -x"
 ARGS ?=
@@ -44,11 +44,11 @@ test-all: servers  ## Run all tests, the slow ones too, and skip none (as root)
 
 # Ceph is the real S3 server among those that the tests write to (from Debian's packages, so as root); Azurite stands in
 # for Azure (from npm), and fake-gcs-server for Google's storage. With ip, tests make networks that they can cut; in
-# Chromium they open the pages that we make. Prometheus is only unpacked: installed, Debian's would be started as a service.
+# Chromium they open the pages that we make, and to a Slurm of two nodes they submit jobs. Prometheus is only unpacked: installed, Debian's would be started as a service.
 servers: $(INSTALLED)  ## Install the servers that the tests write to, and a browser, which pip alone does not bring (as root: apt, npm)
-	@(for program in radosgw ceph-mon ceph-osd ip chromium; do command -v $$program || exit; done) >/dev/null || { \
+	@(for program in radosgw ceph-mon ceph-osd ip chromium munged slurmctld slurmd; do command -v $$program || exit; done) >/dev/null || { \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	    radosgw ceph-mon ceph-osd ceph-common iproute2 chromium >/dev/null; }
+	    radosgw ceph-mon ceph-osd ceph-common iproute2 chromium slurm-wlm munge >/dev/null; }
 	@test -x $(PROMETHEUS)/usr/bin/prometheus || { apt-get update -qq && mkdir -p $(PROMETHEUS) && cd $(PROMETHEUS) && \
 	    apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb; }
 	@test -x $(AZURITE)/node_modules/.bin/azurite-blob || \

@@ -18,7 +18,7 @@ PLAIN: dict[str, Any] = {
     "output": "out",
     "model": {"name": "vidtok_kl_causal_488_4chn"},
 }
-READY = [path for path in sorted((ROOT / "jobs" / "configs").glob("*.yaml")) if "training:" in path.read_text()]
+READY = sorted((ROOT / "jobs/configs/training").glob("*.yaml"))
 
 
 def load(tmp_path: Path, **changes: Any) -> TrainingJob:
@@ -28,7 +28,7 @@ def load(tmp_path: Path, **changes: Any) -> TrainingJob:
 
 
 def test_all_are_found() -> None:
-    assert {path.stem for path in READY} == {"fine_tune", "tiny_stage1", "tiny_stage2", "train_stage1", "train_stage2"}
+    assert {path.stem for path in READY} == {"fine_tune", "tiny_stage1", "tiny_stage2", "stage1", "stage2"}
 
 
 @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)

@@ -1,0 +1,70 @@
+"""What the README and the operations guide tell people to type is typed, in order, in a fresh folder."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+README, OPERATIONS = ROOT / "README.md", ROOT / "infra/docs/pages/operations.md"
+_BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A line that begins so is a command, wherever it stands.
+_COMMANDS = re.compile(r"^\s*\$? ?(vidtok|make|pip|python3?|ray|sbatch|docker|terraform) ", re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for found, text in _BLOCK.findall(page.read_text()) if found == language]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what git knows of, as somebody has it who cloned it."""
+    folder = tmp_path / "checkout"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("tests/golden"):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+def run(command: list[str], checkout: Path) -> None:
+    """Runs it as in a new environment: what it installs goes into a folder of its own, and is found there first."""
+    (checkout / ".installed").touch()  # newer than what `make` holds it against
+    site = checkout / "build/site-packages"
+    environment = {
+        **os.environ,
+        "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
+        "PYTHONPATH": str(site),
+        "MAKEFLAGS": f"VENV={sys.prefix} INSTALLED={checkout}/.installed",
+        # All that it depends on is there.
+        **{"PIP_TARGET": str(site), "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"},
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    log = checkout.parent / "log"
+    with log.open("w") as output:
+        done = subprocess.run(command, cwd=checkout, env=environment, stdout=output, stderr=output, check=False)
+    assert done.returncode == 0, log.read_text()[-4000:]
+
+
+@pytest.mark.parametrize("page", [README, OPERATIONS], ids=lambda page: page.name)
+def test_commands_work_as_they_stand(page: Path, checkout: Path) -> None:
+    script, program = checkout.parent / "commands.sh", checkout.parent / "snippets.py"
+    commands = blocks(page, "sh")
+    assert commands
+    script.write_text("set -euxo pipefail\n" + "".join(commands))
+    run(["bash", str(script)], checkout)
+    program.write_text("".join(blocks(page, "python")))
+    run([sys.executable, str(program)], checkout)
+
+
+@pytest.mark.parametrize("page", [README, OPERATIONS], ids=lambda page: page.name)
+def test_no_command_stands_outside_of_what_is_run(page: Path) -> None:
+    text = page.read_text()
+    assert not _COMMANDS.findall(re.sub(r"^```sh\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+    assert {language for language, _ in _BLOCK.findall(text)} <= {"sh", "python", "yaml", "json", "text"}
