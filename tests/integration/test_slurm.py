@@ -16,6 +16,8 @@ from tests.support import ROOT, require
 
 SCRIPTS = ROOT / "infra" / "slurm"
 NUM_SHARDS = 4
+# Each takes all that Ray has of a node.
+TWO_WORKERS = {"kind": "ray", "num_workers": 2, "cpus_per_worker": 1}
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
 
 
@@ -50,7 +52,7 @@ class Submitted:
         *_, job_file = job_command(config, folder)
         # What the script's first lines ask for, and these nodes do not have.
         mine = ("--cpus-per-task=1", "--time=10", f"--output={self.log}", f"--chdir={folder}", *options)
-        environment = {**gate.environment, "VIDTOK_VENV": sys.prefix}
+        environment = {**gate.environment, "VIDTOK_VENV": sys.prefix, **slurm.for_ray}
         printed = slurm.run("sbatch", "--parsable", *mine, SCRIPTS / script, job_file, **environment)
         self.number = printed.strip()
 
@@ -67,7 +69,7 @@ class Submitted:
 
 
 def test_ray_over_two_nodes(slurm, gate, shards, unbroken, tmp_path):
-    config = small_job(shards, new_place(None, tmp_path), executor={"kind": "ray", "num_workers": 2})
+    config = small_job(shards, new_place(None, tmp_path), executor=TWO_WORKERS)
     job = Submitted(slurm, gate, tmp_path, "ray_job.sbatch", config, "--nodes=2", "--gpus-per-node=0")
     waiting = until(lambda: len(gate.waiting()) == 2 and gate.waiting(), "two workers within a shard")
     assert len({note["node"] for note in waiting}) == 2
@@ -78,7 +80,7 @@ def test_ray_over_two_nodes(slurm, gate, shards, unbroken, tmp_path):
 
 def test_stopped_it_is_queued_again_and_goes_on(slurm, gate, shards, unbroken, tmp_path):
     """As before the end of its time, and where it is preempted."""
-    config = small_job(shards, new_place(None, tmp_path), executor={"kind": "ray", "num_workers": 2})
+    config = small_job(shards, new_place(None, tmp_path), executor=TWO_WORKERS)
     job = Submitted(slurm, gate, tmp_path, "ray_job.sbatch", config, "--nodes=2", "--gpus-per-node=0")
     until(lambda: len(gate.waiting()) == 2, "two workers within a shard")
     slurm.run("scancel", "--batch", "--signal=TERM", job.number)

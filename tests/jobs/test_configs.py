@@ -19,12 +19,12 @@ from tests.media import gradient_frames, make_video, pack_tar
 from tests.support import ROOT
 
 CONFIGS = ROOT / "jobs/configs"
-VIDEO = make_video(gradient_frames(50, height=256, width=320), fps=8)
+SHORT, LONG = (make_video(gradient_frames(count, height=256, width=320), fps=8) for count in (20, 50))
 
 
 def tars(*names: str) -> Mapping[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
-        data = pack_tar(Path(folder, "a.tar"), [("a.mp4", VIDEO), ("a.txt", "A gradient.")]).read_bytes()
+        data = pack_tar(Path(folder, "a.tar"), [("a.mp4", SHORT), ("a.txt", "A gradient.")]).read_bytes()
     return dict.fromkeys(names, data)
 
 
@@ -39,15 +39,15 @@ def spans() -> Mapping[str, bytes]:
     table = pa.table({**columns, "start": [0.0, 2.5], "end": [2.5, 5.0], "score": [0.5, 0.9]})
     data = io.BytesIO()
     pq.write_table(table, data)
-    return {"clips.parquet": data.getvalue(), "films/a.mp4": VIDEO}
+    return {"clips.parquet": data.getvalue(), "films/a.mp4": LONG}
 
 
-# What each file reads, and how many videos and rows that is, counted by hand: 50 frames at 8 a second are three clips of
-# 17 with the rest padded, and two where it is dropped; each span of 20 frames is two; 50 frames are one segment.
+# What each file reads, and how many videos and rows that is, counted by hand: 20 frames at 8 a second are two clips of 17
+# where the rest is padded, and one where it is dropped; so are spans of 2.5 s; 50 frames are one segment.
 STAND_INS: dict[str, tuple[Callable[[], Mapping[str, bytes]], int, int]] = {
-    "laptop": (lambda: tars("shards/0.tar", "shards/1.tar"), 2, 6),
-    "s3_tokens": (lambda: tars(*(f"shards/{number:03d}.tar" for number in range(128))), 128, 256),
-    "long_latents": (lambda: {"films/a.mp4": VIDEO, "films/b.mp4": VIDEO}, 2, 2),
+    "laptop": (lambda: tars("shards/0.tar", "shards/1.tar"), 2, 4),
+    "s3_tokens": (lambda: tars(*(f"shards/{number:03d}.tar" for number in range(128))), 128, 128),
+    "long_latents": (lambda: {"films/a.mp4": LONG, "films/b.mp4": LONG}, 2, 2),
     "manifest_spans": (spans, 2, 4),
     "images": (pictures, 6, 6),
 }
@@ -78,7 +78,7 @@ def test_a_job_file_plans_its_input(
             (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / key).write_bytes(data)
     settings = [word for change in changes.items() for word in ("--set", "=".join(change))]
-    done = vidtok("plan", path, "--json", "--videos", 8, *settings)
+    done = vidtok("plan", path, "--json", "--videos", videos, *settings)
     assert done.code == 0, done.err
     found = json.loads(done.out)["estimate"]["quantities"]
     assert {name: found[name]["value"] for name in ("videos", "rows")} == {"videos": videos, "rows": rows}

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from tests.servers.process import end, free_port, start, wait_for_port
@@ -46,6 +47,11 @@ class Slurm:
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
+        # Nodes that are one machine share its ports, and so do other clusters on it. A short path, since sockets are
+        # below it, and not Ray's own, where others look for a cluster to join.
+        self._ray_folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        ports = "--min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0"
+        self.for_ray = {"RAY_PORT": str(free_port()), "RAY_OPTIONS": ports, "RAY_TMPDIR": self._ray_folder}
         try:
             self._start([f"n{number}" for number in range(1, nodes + 1)], cpus)
         except BaseException:
@@ -88,6 +94,7 @@ class Slurm:
         """Ends all daemons."""
         for process in reversed(self._processes):
             end(process)
+        shutil.rmtree(self._ray_folder, ignore_errors=True)
 
 
 def missing_programs() -> list[str]:
