@@ -69,20 +69,11 @@ class Submitted:
 
 
 def test_ray_over_two_nodes(slurm, gate, shards, unbroken, tmp_path):
+    """Stopped, as before the end of its time and where it is preempted, it is queued again and goes on."""
     config = small_job(shards, new_place(None, tmp_path), executor=TWO_WORKERS)
     job = Submitted(slurm, gate, tmp_path, "ray_job.sbatch", config, "--nodes=2", "--gpus-per-node=0")
     waiting = until(lambda: len(gate.waiting()) == 2 and gate.waiting(), "two workers within a shard")
     assert len({note["node"] for note in waiting}) == 2
-    gate.open()
-    assert f"Committed {NUM_SHARDS} of {NUM_SHARDS} shards" in job.ended()
-    assert_whole(config, unbroken)
-
-
-def test_stopped_it_is_queued_again_and_goes_on(slurm, gate, shards, unbroken, tmp_path):
-    """As before the end of its time, and where it is preempted."""
-    config = small_job(shards, new_place(None, tmp_path), executor=TWO_WORKERS)
-    job = Submitted(slurm, gate, tmp_path, "ray_job.sbatch", config, "--nodes=2", "--gpus-per-node=0")
-    until(lambda: len(gate.waiting()) == 2, "two workers within a shard")
     slurm.run("scancel", "--batch", "--signal=TERM", job.number)
     gate.open()
     until(lambda: job.states() == ["PENDING"], "its place in the queue")
