@@ -8,14 +8,14 @@ AZURITE := $(VENV)/azurite
 PROMETHEUS := $(VENV)/prometheus
 
 # What setup installs, and what servers adds: what may not be skipped. See "VIDTOK_REQUIRE" in CONTRIBUTING.md.
-SETUP := moto,s3fs,pandas,polars,duckdb,datasets,deltalake,megatron,hatchling,localbucket,hadolint,kubernetes_validate
+SETUP := moto,s3fs,pandas,polars,duckdb,datasets,deltalake,megatron,hatchling,localbucket,hadolint,kubernetes_validate,mkdocs,material,mkdocstrings
 REQUIRE := $(SETUP),ceph,azurite,fake-gcs,netns,chromium,prometheus,slurm
 
 # More arguments for the program that a target runs: make test ARGS="-k commit -x"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all servers peers lint format wheel-check clean
+.PHONY: help setup demo test test-all servers peers lint format docs wheel-check clean
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,10 @@ lint: $(INSTALLED)  ## Check style, types and who imports whom
 format: $(INSTALLED)  ## Format the code, and mend what ruff can
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
+
+# The theme would print that it ends in 2027, on each build.
+docs: $(INSTALLED)  ## Build the documentation site (build/site/index.html)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f infra/docs/mkdocs.yml $(ARGS)
 
 wheel-check: $(INSTALLED)  ## Build the wheel, install it elsewhere and run it there
 	@VIDTOK_REQUIRE=$(SETUP) $(BIN)/python -m pytest tests/integration/test_wheel.py $(ARGS)

@@ -5,12 +5,13 @@ Job files come from their models, commands from the command line's own descripti
 """
 
 import dataclasses
+import html
 import importlib
 import inspect
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from types import UnionType
@@ -31,24 +32,31 @@ from pipeline.config import JobConfig
 __all__ = ["on_files"]
 
 _JOB = """\
-Every key of a job file, as `vidtok tokenize`, `plan` and `preview` take it. A key is named by its path: `executor.num_workers`
-stands in the section `executor`, and `--set executor.num_workers=4` puts it over the file. Unknown keys are errors. `vidtok
-config job.yaml` prints a job with all its defaults."""
+Every key of a job file, as `vidtok tokenize`, `plan` and `preview` take it. A key is named by its path:
+`executor.num_workers` stands in the section `executor`, and `--set executor.num_workers=4` puts it over the file.
+Unknown keys are errors. `vidtok config job.yaml` prints a job with all its defaults."""
 _TRAINING_JOB = """\
-Every key of a file for `vidtok train`: one stage of training. `--set training.steps=100` puts a key over the file, and unknown
-keys are errors."""
+Every key of a file for `vidtok train`: one stage of training. `--set training.steps=100` puts a key over the file, and
+unknown keys are errors."""
 _COMMANDS = """\
-Exit codes: 0, all is well; 1, something failed, or `verify` found a problem; 2, the command cannot run as it is, and did
-nothing; 130 and 143, it was interrupted or stopped by SIGTERM, and the same command goes on. Errors go to stderr."""
+Exit codes: 0, all is well; 1, something failed, or `verify` found a problem; 2, the command cannot run as it is, and
+did nothing; 130 and 143, it was interrupted or stopped by SIGTERM, and the same command goes on."""
 _MODULES = {
     "pipeline": "pipeline",
     "vidtok_model": "vidtok_model",
     "metrics": "vidtok_model.metrics",
     "preprocessing": "vidtok_model.preprocessing",
 }
-_WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path", type(None): "null", Any: "any value"}
+_WORDS = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    type(None): "null",
+    Any: "any value",
+}
+_METAVARS = {str: "TEXT", int: "NUMBER", float: "NUMBER", Path: "PATH"}
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-_GIB, _MIB = 2**30, 2**20
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -68,37 +76,37 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def job_file_page(title: str, intro: str, model: type[BaseModel]) -> str:
-    """A page on every key of a kind of job file; a key's anchor is its dotted path."""
-    return "\n\n".join([f"# {title}", intro, *_section("", model, required=True)]) + "\n"
+    """A page on every key of a kind of job file; the anchor of a key or a section is its path."""
+    keys, sections = _contents("", model)
+    return "\n\n".join([f"# {title}", intro, "## Top level { #top-level }", *keys, *sections]) + "\n"
 
 
-def _section(path: str, model: type, *, required: bool) -> Iterator[str]:
-    """Its own keys, then the sections in it."""
-    sections = []
-    if path:
-        yield f"## {path} {{ #{path} }}"
-        yield f"{_sentence(model)}{' Required.' if required else ''}"
-    else:
-        yield "## Top level { #top-level }"
+def _contents(path: str, model: type) -> tuple[list[str], list[str]]:
+    """What a page says of a model's own keys, and of the sections in it."""
+    keys, sections = [], []
     for name, field in _fields(model).items():
         key = f"{path}.{name}" if path else name
-        inner = _sections_in(field.annotation)
-        if inner:
-            sections.append((key, inner[0], field))
-        if not inner or field.default is None:  # one that may be left out is a key of its own
-            yield from _key(key, field, inner)
-    for key, inner_model, field in sections:
-        yield from _section(key, inner_model, required=field.is_required())
+        if inner := _model_in(field.annotation):
+            inner_keys, inner_sections = _contents(key, inner)
+            sections += [f"## {key} {{ #{key} }}", *_about_section(field, inner), *inner_keys, *inner_sections]
+        else:
+            keys += [f"### {key} {{ #{key} }}", *_about_key(name, field)]
+    return keys, sections
 
 
-def _key(key: str, field: FieldInfo, inner: list[type]) -> Iterator[str]:
-    anchor = f"{key}-or-null" if inner else key
-    yield f"### {key} {{ #{anchor} }}"
-    default = "required" if field.is_required() else f"default {_value(field.get_default(call_default_factory=True))}"
-    kind = f"section [{key}](#{key}), or null" if inner else _kind(field.annotation, field.metadata)
-    yield f"*{kind}*, {default}"
-    if text := field.description or (_sentence(inner[0]) if inner else ""):
-        yield prose(text)
+def _about_section(field: FieldInfo, model: type) -> Iterator[str]:
+    said = " ".join(filter(None, [inspect.getdoc(model), field.description]))
+    if type(None) in get_args(field.annotation):
+        yield "*section, or null*" + (", default `null`" if field.default is None else "")
+    yield prose(said) + (" Required." if field.is_required() else "")
+
+
+def _about_key(name: str, field: FieldInfo) -> Iterator[str]:
+    default = field.get_default(call_default_factory=True)
+    unit = f" ({default / 2**20:,.0f} MiB)" if name.endswith("_bytes") else ""
+    said = "required" if field.is_required() else f"default {_value(default)}{unit}"
+    yield f"*{_kind(field.annotation, field.metadata)}*, {said}"
+    yield prose(field.description or "")
 
 
 def _fields(model: Any) -> dict[str, FieldInfo]:
@@ -115,24 +123,25 @@ def _fields(model: Any) -> dict[str, FieldInfo]:
     }
 
 
-def _sections_in(annotation: Any) -> list[type]:
-    """The models that a type names: itself, or members of a union or a list."""
+def _model_in(annotation: Any) -> type | None:
+    """The model that a type names: itself, or a member of a union or a list."""
     if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)):
-        return [annotation]
-    return [model for member in get_args(annotation) for model in _sections_in(member)]
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
-def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+def _kind(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     """A type in plain words, with the range that it is held to."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        inner = [one for field in arguments[1:] for one in (field.metadata if isinstance(field, FieldInfo) else [field])]
-        return _kind(arguments[0], [*inner, *metadata])
+        bounds = [one for field in arguments[1:] for one in getattr(field, "metadata", [field])]
+        return _kind(arguments[0], [*bounds, *metadata])
     if origin in (Union, UnionType):
-        members = [_kind(member, () if member is type(None) else metadata) for member in arguments]
-        return ", or ".join([" or ".join(members[:-1]), members[-1]]) if members[-1] == "null" else " or ".join(members)
+        members = " or ".join(_kind(member) for member in arguments if member is not type(None))
+        return members + _range(metadata) + (", or null" if type(None) in arguments else "")
     if origin is Literal:
-        return " or ".join(_value(value) for value in arguments)
+        *others, last = map(_value, arguments)
+        return f"{', '.join(others)} or {last}" if others else last
     if origin is list:
         return f"list of {_kind(arguments[0])}{_range(metadata)}"
     if origin is dict:
@@ -140,31 +149,16 @@ def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     return _WORDS[annotation] + _range(metadata)
 
 
-def _range(metadata: Iterable[Any]) -> str:
-    said = []
-    for bound in metadata:
-        if getattr(bound, "min_length", None):
-            said.append("not empty")
-        said += [f"{words} {_amount(getattr(bound, name))}" for name, words in _BOUNDS.items() if hasattr(bound, name)]
-    return " " + " and ".join(said) if said else ""
+def _range(metadata: Sequence[Any]) -> str:
+    bounds = [(words, getattr(one, name)) for one in metadata for name, words in _BOUNDS.items() if hasattr(one, name)]
+    amounts = " and ".join(f"{words} {amount:,}" for words, amount in bounds)
+    never_empty = any(hasattr(one, "min_length") for one in metadata)
+    return (f" {amounts}" if amounts else "") + (", not empty" if never_empty else "")
 
 
 def _value(value: Any) -> str:
-    """A default as a job file has it."""
-    written = value if isinstance(value, str) else json.dumps(value, default=str)
-    large = isinstance(value, int) and value >= _MIB and not value % _MIB
-    return f"`{written}`" + (f" ({_amount(value)})" if large else "")
-
-
-def _amount(value: Any) -> str:
-    for unit, name in ((_GIB, "GiB"), (_MIB, "MiB")):
-        if isinstance(value, int) and value >= unit and not value % unit:
-            return f"{value // unit} {name}"
-    return f"{value:,}"
-
-
-def _sentence(model: type) -> str:
-    return prose(inspect.getdoc(model) or "")
+    """As a job file has it."""
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
 # Commands
@@ -172,7 +166,9 @@ def _sentence(model: type) -> str:
 
 def commands_page() -> str:
     """A page on every command, with its arguments and options."""
-    blocks = [block for name, command in typer.main.get_command(app).commands.items() for block in _command(name, command)]
+    blocks = [
+        block for name, command in typer.main.get_command(app).commands.items() for block in _command(name, command)
+    ]
     return "\n\n".join(["# Commands", _COMMANDS, *blocks]) + "\n"
 
 
@@ -185,12 +181,15 @@ def _command(name: str, command: Any, level: int = 2) -> Iterator[str]:
         return
     kinds = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
     arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
-    options = [parameter for parameter in command.params if parameter.param_type_name == "option" and not parameter.hidden]
+    options = [
+        parameter for parameter in command.params if parameter.param_type_name == "option" and not parameter.hidden
+    ]
     usage = [f"vidtok {name}", *(["[OPTIONS]"] if options else []), *map(_argument, arguments)]
     yield f"```text\n{' '.join(usage)}\n```"
-    rows = [(_argument(one), _meaning(one, None)) for one in arguments]
+    rows = [(f"`{_argument(one)}`", _meaning(one, None)) for one in arguments]
     rows += [(_option(one, kinds[one.name]), _meaning(one, kinds[one.name])) for one in options]
-    yield "\n".join(["| | |", "|---|---|", *(f"| {left} | {right} |" for left, right in ((f"`{a}`", b) for a, b in rows))])
+    if rows:
+        yield "\n".join(["| | meaning |", "|---|---|", *(f"| {given} | {meaning} |" for given, meaning in rows)])
 
 
 def _argument(argument: Any) -> str:
@@ -199,8 +198,8 @@ def _argument(argument: Any) -> str:
 
 
 def _option(option: Any, annotation: Any) -> str:
-    names = ", ".join(option.opts) + "".join(f" / {name}" for name in option.secondary_opts)
-    return names if option.is_flag else f"{names} {option.metavar or _plain(annotation).__name__.upper()}"
+    names = " or ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
+    return names if option.is_flag else f"{names} `{_METAVARS.get(_plain(annotation), 'NAME')}`"
 
 
 def _meaning(parameter: Any, annotation: Any) -> str:
@@ -239,7 +238,7 @@ def api_page(name: str) -> str:
 
 def prose(text: str) -> str:
     """Plain text, with code in backquotes, as Markdown that shows each character of it, in a table too."""
-    return "`".join(
-        part.replace("|", "&#124;") if number % 2 else re.sub(r"([\\*_<>\[\]#|~$])", r"\\\1", part)
-        for number, part in enumerate(text.split("`"))
-    )
+    pieces = html.escape(text, quote=False).replace("|", "&#124;").split("`")
+    pieces[::2] = [re.sub(r"([\\*_\[\]])", r"\\\1", piece) for piece in pieces[::2]]
+    pieces[1::2] = [f"<code>{piece}</code>" for piece in pieces[1::2]]
+    return "".join(pieces)

@@ -25,19 +25,19 @@ class AdversarialOptions:
     __pydantic_config__: ClassVar[dict[str, Any]] = _IN_FILES
 
     weight: float = 0.2
-    """Of the decoder's adversarial term, times the adaptive weight."""
+    """Of the decoder's adversarial term, times the adaptive weight; at least 0."""
 
     start: int = 10_000
-    """Iterations without it; LeCam's means are taken from the first one on."""
+    """Iterations without it, at least 0; LeCam's means are taken from the first one on."""
 
     lecam_weight: float = 0.005
     """Of the discriminator's LeCam term."""
 
     lecam_decay: float = 0.999
-    """Of LeCam's running means."""
+    """Of LeCam's running means; from 0 to below 1."""
 
     learning_rate: float = 1e-5
-    """Of the discriminator."""
+    """Of the discriminator; above 0."""
 
     def __post_init__(self) -> None:
         """Refuses what no training can be done with."""
@@ -57,39 +57,39 @@ class TrainingOptions:
     """What learns: all, or the decoder alone, with the encoder as it is, so that tokens stay valid."""
 
     steps: int = 50_000
-    """Iterations."""
+    """Iterations, at least 1."""
 
     optimizer: Literal["adam", "muon"] = "adam"
     """The autoencoder's; adam is the published one. muon: Muon for kernels (each step a matrix whose singular values
     are all near 1) and Adam for the rest; a small model got as far with it in about half the iterations."""
 
     learning_rate: float = 1e-5
-    """Of the optimizer."""
+    """Of the optimizer; above 0."""
 
     schedule: Literal["constant", "cosine"] = "constant"
     """cosine: falls to a hundredth of the learning rate over the stage."""
 
     warmup_steps: int = 0
-    """Iterations over which the learning rate rises from 0."""
+    """Iterations over which the learning rate rises from 0; at least 0."""
 
     clip_norm: float = 20.0
-    """Gradients are scaled down to this norm."""
+    """Gradients are scaled down to this norm; above 0."""
 
     precision: Literal["fp32", "bf16"] = "bf16"
     """Arithmetic of the networks (autocast), LPIPS's among them; FSQ, its loss, and errors and logits are float32."""
 
     ema_decay: float = 0.999
-    """Of the running mean of the weights, which is what a stage leaves. A stage of few iterations wants less of it: the
-    mean remembers about 1 / (1 - ema_decay) of them, and its start."""
+    """Of the running mean of the weights, which is what a stage leaves; from 0 to below 1. A stage of few iterations
+    wants less of it: the mean remembers about 1 / (1 - ema_decay) of them, and its start."""
 
     perceptual_weight: float = 1.0
-    """Of LPIPS, where there are weights for it."""
+    """Of LPIPS, where there are weights for it; at least 0."""
 
     kl_weight: float = 1e-6
-    """Of the KL loss, of KL models."""
+    """Of the KL loss, of KL models; at least 0."""
 
     fsq_weight: float = 1.0
-    """Of the auxiliary loss of FSQ models."""
+    """Of the auxiliary loss of FSQ models; at least 0."""
 
     adversarial: AdversarialOptions | None = AdversarialOptions()
     """The discriminator; null: none."""
