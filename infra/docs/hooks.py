@@ -238,7 +238,5 @@ def api_page(name: str) -> str:
 
 def prose(text: str) -> str:
     """Plain text, with code in backquotes, as Markdown that shows each character of it, in a table too."""
-    pieces = html.escape(text, quote=False).replace("|", "&#124;").split("`")
-    pieces[::2] = [re.sub(r"([\\*_\[\]])", r"\\\1", piece) for piece in pieces[::2]]
-    pieces[1::2] = [f"<code>{piece}</code>" for piece in pieces[1::2]]
-    return "".join(pieces)
+    escaped = re.sub(r"([\\*_\[\]])", r"\\\1", html.escape(text, quote=False).replace("|", "&#124;"))
+    return "".join(f"<code>{piece}</code>" if number % 2 else piece for number, piece in enumerate(escaped.split("`")))
