@@ -1,4 +1,4 @@
-"""The documentation site: it builds, its reference is complete, its links lead somewhere, and its quick start runs."""
+"""The documentation site: it builds, its reference is complete, its links lead somewhere, and its guides run."""
 
 import os
 import re
@@ -171,15 +171,21 @@ def test_links_between_the_repositorys_pages_lead_somewhere():
 
 
 @pytest.mark.slow
-def test_the_quick_start_runs(tmp_path):
-    """Each block of it, in this order, beside the carried clips; the set-up aside, which was made already."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (DOCS / "pages/index.md").read_text(encoding="utf-8"), re.M | re.S)
-    script = "".join(blocks)
+def test_what_the_guides_say_runs(tmp_path):
+    """Each block of shell and Python in them, from top to bottom, beside the carried clips; but for the set-up."""
+    scripts = []
+    for name in ("index", "format", "training"):
+        page = (DOCS / f"pages/{name}.md").read_text(encoding="utf-8")
+        python = ""  # each block goes on from those before it
+        for language, block in re.findall(r"^```(sh|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+            python += block if language == "python" else ""
+            scripts.append(block if language == "sh" else f"python - <<'END_OF_BLOCK'\n{python}\nEND_OF_BLOCK\n")
+    script = "".join(scripts)
     for line, here in {"make demo": f"{sys.executable} -m jobs.demo", ". .venv/bin/activate": "true"}.items():
         assert script.count(f"{line}\n") == 1
         script = script.replace(f"{line}\n", f"{here}\n")
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     subprocess.run(["bash", "-euxo", "pipefail", "-c", script], cwd=tmp_path, env=os.environ | paths, check=True)
-    for made in ("clip.mp4", "build/mine/dataset.json"):
+    for made in ("clip.mp4", "reconstructed.mp4", "build/mine/dataset.json", "build/fine-tuned/model.safetensors"):
         assert (tmp_path / made).stat().st_size > 0
