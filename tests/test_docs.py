@@ -171,16 +171,16 @@ def test_links_between_the_repositorys_pages_lead_somewhere():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_what_the_guides_say_runs(tmp_path):
-    """Each block of shell and Python in them, from top to bottom, beside the carried clips; but for the set-up."""
-    scripts = []
+    """Each line of shell in them, beside the carried clips, but for the set-up; then the Python of each page."""
+    shell, python = "", ""
     for name in ("index", "format", "training"):
         page = (DOCS / f"pages/{name}.md").read_text(encoding="utf-8")
-        python = ""  # each block goes on from those before it
-        for language, block in re.findall(r"^```(sh|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
-            python += block if language == "python" else ""
-            scripts.append(block if language == "sh" else f"python - <<'END_OF_BLOCK'\n{python}\nEND_OF_BLOCK\n")
-    script = "".join(scripts)
+        shell += "".join(re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+        blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        python += f"python - <<'END_OF_PAGE'\n{''.join(blocks)}END_OF_PAGE\n"
+    script = shell + python
     for line, here in {"make demo": f"{sys.executable} -m jobs.demo", ". .venv/bin/activate": "true"}.items():
         assert script.count(f"{line}\n") == 1
         script = script.replace(f"{line}\n", f"{here}\n")
