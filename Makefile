@@ -75,9 +75,9 @@ format: $(INSTALLED)  ## Format the code, and mend what ruff can
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
 
-# The theme would print that it ends in 2027, on each build.
+# Without --quiet, which hides warnings from --strict too. The theme would print on each build that it ends in 2027.
 docs: $(INSTALLED)  ## Build the documentation site (build/site/index.html)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f infra/docs/mkdocs.yml $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f infra/docs/mkdocs.yml $(ARGS)
 
 wheel-check: $(INSTALLED)  ## Build the wheel, install it elsewhere and run it there
 	@VIDTOK_REQUIRE=$(SETUP) $(BIN)/python -m pytest tests/integration/test_wheel.py $(ARGS)

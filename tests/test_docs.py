@@ -61,12 +61,12 @@ def site(tmp_path_factory) -> dict[str, Page]:
     for name in ("mkdocs", "material", "mkdocstrings"):
         require_module(name)
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "-q", "--strict", "-f", DOCS / "mkdocs.yml", "-d", folder]
+    # Not with -q: it hides warnings from --strict too.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", DOCS / "mkdocs.yml", "-d", folder]
     built = subprocess.run(
         command, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, cwd=folder, capture_output=True, text=True
     )
     assert built.returncode == 0, built.stderr
-    assert built.stderr == ""
     return {path.relative_to(folder).as_posix(): Page(path) for path in sorted(folder.rglob("*.html"))}
 
 
