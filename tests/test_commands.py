@@ -1,4 +1,4 @@
-"""What the README and the operations guide tell people to type is typed, in order, in a fresh folder."""
+"""What the README and the guides tell people to type is typed, in order, in a fresh folder."""
 
 import os
 import re
@@ -10,7 +10,13 @@ import pytest
 
 from tests.support import ROOT
 
-README, OPERATIONS = ROOT / "README.md", ROOT / "infra/docs/pages/operations.md"
+GUIDES = ROOT / "infra/docs/pages"
+# What stands in one line is done in one folder, one page behind the other.
+PAGES = {
+    "readme": [ROOT / "README.md"],
+    "operations": [GUIDES / "operations.md"],
+    "guides": [GUIDES / f"{name}.md" for name in ("index", "format", "training")],
+}
 _BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A line that begins so is a command, wherever it stands.
 _COMMANDS = re.compile(r"^\s*\$? ?(vidtok|make|pip|python3?|ray|sbatch|docker|terraform) ", re.MULTILINE)
@@ -30,6 +36,9 @@ def checkout(tmp_path: Path) -> Path:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((ROOT / name).read_bytes())
+    # The environment that `make` would make there is this process's; see `run`.
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/activate").touch()
     return folder
 
 
@@ -52,18 +61,22 @@ def run(command: list[str], checkout: Path) -> None:
     assert done.returncode == 0, log.read_text()[-4000:]
 
 
-@pytest.mark.parametrize("page", [README, OPERATIONS], ids=lambda page: page.name)
-def test_commands_work_as_they_stand(page: Path, checkout: Path) -> None:
-    script, program = checkout.parent / "commands.sh", checkout.parent / "snippets.py"
-    commands = blocks(page, "sh")
+@pytest.mark.parametrize(
+    "name", ["readme", "operations", pytest.param("guides", marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
+)
+def test_what_is_shown_works_as_it_stands(name: str, checkout: Path) -> None:
+    script = checkout.parent / "commands.sh"
+    commands = [command for page in PAGES[name] for command in blocks(page, "sh")]
     assert commands
     script.write_text("set -euxo pipefail\n" + "".join(commands))
     run(["bash", str(script)], checkout)
-    program.write_text("".join(blocks(page, "python")))
-    run([sys.executable, str(program)], checkout)
+    for page in PAGES[name]:
+        program = checkout.parent / f"{page.stem}.py"
+        program.write_text("".join(blocks(page, "python")))
+        run([sys.executable, str(program)], checkout)
 
 
-@pytest.mark.parametrize("page", [README, OPERATIONS], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for pages in PAGES.values() for page in pages], ids=lambda page: page.name)
 def test_no_command_stands_outside_of_what_is_run(page: Path) -> None:
     text = page.read_text()
     assert not _COMMANDS.findall(re.sub(r"^```sh\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))

@@ -1,4 +1,4 @@
-"""Terraform makes infra/aws on moto, whose IAM then holds a dataset's life to the two roles: all of it may, and no more."""
+"""Terraform makes infra/aws on moto; its roles suffice for what a dataset goes through, and allow nothing beside it."""
 
 import json
 import os
@@ -188,7 +188,7 @@ def job_file(aws: Aws, tmp_path: Path) -> Path:
     return path
 
 
-# Not the bucket's lifecycle, for which Terraform waits a minute; nor its policy, which denies plain HTTP, as moto speaks.
+# Not the bucket's lifecycle, for which Terraform waits a minute; nor its policy, which denies plain HTTP: moto's.
 @pytest.mark.parametrize("aws", [["aws_iam_role_policy.datasets"]], indirect=True, ids=["roles"])
 def test_the_roles_name_exactly_the_calls_that_are_made(
     aws: Aws, as_role: Callable[[str], None], job_file: Path, tmp_path: Path, vidtok: Cli

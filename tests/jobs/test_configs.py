@@ -42,8 +42,8 @@ def spans() -> Mapping[str, bytes]:
     return {"clips.parquet": data.getvalue(), "films/a.mp4": LONG}
 
 
-# What each file reads, and how many videos and rows that is, counted by hand: 20 frames at 8 a second are two clips of 17
-# where the rest is padded, and one where it is dropped; so are spans of 2.5 s; 50 frames are one segment.
+# What each file reads, and how many videos and rows that is, counted by hand: 20 frames at 8 a second are two clips of
+# 17 where the rest is padded, and one where it is dropped; so are spans of 2.5 s; 50 frames are one segment.
 STAND_INS: dict[str, tuple[Callable[[], Mapping[str, bytes]], int, int]] = {
     "laptop": (lambda: tars("shards/0.tar", "shards/1.tar"), 2, 4),
     "s3_tokens": (lambda: tars(*(f"shards/{number:03d}.tar" for number in range(128))), 128, 128),
