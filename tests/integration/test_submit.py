@@ -17,7 +17,7 @@ from tests.integration.places import assert_whole, new_place, pack_small_shards,
 from tests.servers.process import end, free_port, start, wait_for_port
 
 NUM_SHARDS = 4
-# What infra/README.md says, so that workers may finish their open parts.
+# Else Ray kills the driver after three seconds, which may be before it said anything.
 PATIENT = '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "600"}}'
 
 

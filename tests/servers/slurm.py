@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from tests.servers.process import end, free_port, start, wait_for_port
@@ -12,6 +13,7 @@ from tests.servers.process import end, free_port, start, wait_for_port
 __all__ = ["PROGRAMS", "Slurm", "missing_programs"]
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
+_END_SECONDS = 30
 _SETTINGS = """
 ClusterName=tests
 SlurmctldHost=localhost
@@ -96,6 +98,9 @@ class Slurm:
         """Ends all jobs that a failed test left, and all daemons."""
         with contextlib.suppress(AssertionError, OSError):  # it may not have come up
             self.run("scancel", "--full", "--signal=KILL", "--user=root")
+            ends = time.monotonic() + _END_SECONDS
+            while self.run("squeue", "--noheader").strip() and time.monotonic() < ends:
+                time.sleep(0.2)
         for process in reversed(self._processes):
             end(process)
         shutil.rmtree(self._ray_folder, ignore_errors=True)
