@@ -66,6 +66,13 @@ def pytest_configure() -> None:
     required_names()
 
 
+@pytest.fixture(autouse=True)
+def same_priority() -> Iterator[None]:
+    """A process that became a real-time one would starve all others, and whatever later tests measure."""
+    yield
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER, "this test left the process with another scheduling policy"
+
+
 @pytest.fixture(scope="session")
 def shared_videos() -> Path:
     """The folder of real clips beside the checkout; tests that ask for it are skipped where it is missing."""
