@@ -72,7 +72,7 @@ def encode(
         try:
             _encode_to(file.name, planes, codec, container, fps, setup, options or {}, muxer or {})
         finally:
-            # SVT-AV1, run by root, makes the thread that opens it a real-time one, and so all that it starts from then on.
+            # SVT-AV1, run by root, makes the thread that opens it a real-time one, and so all that it starts later.
             os.sched_setscheduler(0, *priority)
         return file.read()
 
