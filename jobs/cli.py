@@ -93,7 +93,9 @@ def tokenize(
 
 
 def _share(written: str | None) -> tuple[int, int]:
-    number, slash, of = (written or "0/1").partition("/")
+    if written is None:
+        return 0, 1
+    number, slash, of = written.partition("/")
     if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
         raise ConfigError(f"--share {written}: expected K/N with 0 <= K < N, such as 3/8")
     return int(number), int(of)

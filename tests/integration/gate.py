@@ -1,4 +1,7 @@
-"""Workers of a job in other processes, which note each part that they build and wait at a gate before they put it."""
+"""Workers of a job in other processes, which note each part that they build and wait at a gate before they put it.
+
+With GATE_FOR_ALL in their environment, jobs without Ray do too.
+"""
 
 import json
 import sys
@@ -16,11 +19,11 @@ __all__ = ["Gate", "job_command", "until"]
 # Loaded by each Python as it starts, and no part of the package. A shard's first part passes: it is what a worker that
 # dies leaves behind.
 _HOOK = """
-import sys
+import os, sys
 
-if any(word.endswith("default_worker.py") for word in sys.orig_argv):
-    import fnmatch, json, os, pathlib, time
-    import ray
+is_worker = any(word.endswith("default_worker.py") for word in sys.orig_argv)
+if is_worker or ("GATE_FOR_ALL" in os.environ and "tokenize" in sys.orig_argv):
+    import fnmatch, json, pathlib, time
     from pipeline.shard_log import ShardLog
 
     folder = pathlib.Path(__file__).parent
@@ -28,8 +31,11 @@ if any(word.endswith("default_worker.py") for word in sys.orig_argv):
 
     def append(log, part):
         number = len(log.parts)
-        context = ray.get_runtime_context()
-        about = {"node": context.get_node_id(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        node = str(os.getpid())
+        if is_worker:
+            import ray
+            node = ray.get_runtime_context().get_node_id()
+        about = {"node": node, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
         about |= {"shard": log._shard.path, "part": number}
 
         def note(state):

@@ -52,7 +52,7 @@ class Submitted:
         *_, job_file = job_command(config, folder)
         # What the script's first lines ask for, and these nodes do not have.
         mine = ("--cpus-per-task=1", "--time=10", f"--output={self.log}", f"--chdir={folder}", *options)
-        environment = {**gate.environment, "VIDTOK_VENV": sys.prefix, **slurm.for_ray}
+        environment = {**gate.environment, "VIDTOK_VENV": sys.prefix, "GATE_FOR_ALL": "", **slurm.for_ray}
         printed = slurm.run("sbatch", "--parsable", *mine, SCRIPTS / script, job_file, **environment)
         self.number = printed.strip()
 
@@ -60,34 +60,41 @@ class Submitted:
         """Of each of its tasks."""
         return self._slurm.run("squeue", "-r", "-h", "--states=all", "--format=%T", f"--jobs={self.number}").split()
 
-    def ended(self) -> str:
-        """What it printed, after it ended well."""
-        until(lambda: set(self.states()) <= _ENDED, "the end of the job", seconds=240)
+    def goes_on(self) -> str:
+        """What it printed, after it ended well; what is queued again, Slurm would let wait for two minutes."""
+
+        def has_ended() -> bool:
+            self._slurm.run("scontrol", "update", f"JobId={self.number}", "StartTime=now", check=False)
+            return set(self.states()) <= _ENDED
+
+        until(has_ended, "the end of the job", seconds=240)
         log = self.log.read_text()
         assert set(self.states()) == {"COMPLETED"}, log[-3000:]
         return log
 
 
 def test_ray_over_two_nodes(slurm, gate, shards, unbroken, tmp_path):
-    """Stopped, as before the end of its time and where it is preempted, it is queued again and goes on."""
+    """Preempted by another job, it is queued again and goes on."""
     config = small_job(shards, new_place(None, tmp_path), executor=TWO_WORKERS)
     job = Submitted(slurm, gate, tmp_path, "ray_job.sbatch", config, "--nodes=2", "--gpus-per-node=0")
     waiting = until(lambda: len(gate.waiting()) == 2 and gate.waiting(), "two workers within a shard")
     assert len({note["node"] for note in waiting}) == 2
-    slurm.run("scancel", "--batch", "--signal=TERM", job.number)
-    gate.open()
+    slurm.run("sbatch", "--partition=high", "--nodes=2", "--exclusive", f"--output={tmp_path}/other.log", "--wrap=true")
     until(lambda: job.states() == ["PENDING"], "its place in the queue")
-    slurm.run("scontrol", "update", f"JobId={job.number}", "StartTime=now")  # Slurm lets it wait for two minutes
-    log = job.ended()
-    assert "Stopped, as SIGTERM asks" in log
+    gate.open()
+    log = job.goes_on()
     assert f"Committed {NUM_SHARDS} of {NUM_SHARDS} shards" in log
     assert_whole(config, unbroken)
 
 
 def test_an_array_without_ray(slurm, gate, shards, unbroken, tmp_path):
-    gate.open()
+    """Its tasks are stopped, as before the end of their time, and go on."""
     config = small_job(shards, new_place(None, tmp_path))
-    job = Submitted(slurm, gate, tmp_path, "array.sbatch", config, "--array=3-5", "--gpus-per-task=0")
-    log = job.ended()
+    job = Submitted(slurm, gate, tmp_path, "array.sbatch", config, "--array=0-2", "--gpus-per-task=0")
+    until(lambda: len(gate.waiting()) == 2, "two tasks within a shard")
+    slurm.run("scancel", "--batch", "--signal=TERM", job.number)
+    gate.open()
+    log = job.goes_on()
+    assert log.count("Stopped, as SIGTERM asks") == 2
     assert sorted(re.findall(r"Committed (\d) of (\d) shards", log)) == [("1", "1"), ("1", "1"), ("2", "2")]
     assert_whole(config, unbroken)

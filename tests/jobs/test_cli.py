@@ -211,7 +211,7 @@ def test_shares_hold_each_shard_once(vidtok: Cli, job_file: Callable[..., Path],
     assert "Nothing to do: all 2 shards" in vidtok("tokenize", path).out
 
 
-@pytest.mark.parametrize("share", ["2/2", "1", "a/b", "-1/2", "1/0"])
+@pytest.mark.parametrize("share", ["2/2", "1", "a/b", "-1/2", "1/0", ""])
 def test_a_share_that_is_none(vidtok: Cli, job_file: Callable[..., Path], two_shards: Path, share: str) -> None:
     refused = vidtok("tokenize", job_file(), f"--share={share}")
     assert refused.code == 2 and f"--share {share}: expected K/N" in refused.err
