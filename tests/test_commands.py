@@ -15,7 +15,7 @@ GUIDES = ROOT / "infra/docs/pages"
 PAGES = {
     "readme": [ROOT / "README.md"],
     "operations": [GUIDES / "operations.md"],
-    "guides": [GUIDES / f"{name}.md" for name in ("index", "format", "training")],
+    "guides": [GUIDES / f"{name}.md" for name in ("index", "inputs", "format", "training")],
 }
 _BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What `... || echo "exit code $?"` prints there: a job is killed, and stopped; a shard fails; no video is left to try;
