@@ -11,6 +11,9 @@ PROMETHEUS := $(VENV)/prometheus
 SETUP := moto,s3fs,pandas,polars,duckdb,datasets,deltalake,megatron,hatchling,localbucket,hadolint,kubernetes_validate,mkdocs,material,mkdocstrings
 REQUIRE := $(SETUP),ceph,azurite,fake-gcs,netns,chromium,prometheus,slurm
 
+# Two processes, a file's tests in one of them: much of their time is waiting for servers and Ray to start.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+
 # More arguments for the program that a target runs: make test ARGS="-k commit -x"
 ARGS ?=
 
@@ -37,10 +40,10 @@ demo: $(INSTALLED)  ## Tokenize two short videos on this machine and look at the
 	@$(BIN)/python -m jobs.demo $(ARGS)
 
 test: $(INSTALLED)  ## Run the tests, but for those marked slow
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-all: servers  ## Run all tests, the slow ones too, and skip none (as root)
-	@VIDTOK_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest -m "" $(ARGS)
+	@VIDTOK_REQUIRE=$(REQUIRE) $(BIN)/python -m pytest $(PARALLEL) -m "" $(ARGS)
 
 # Ceph is the real S3 server among those that the tests write to (from Debian's packages, so as root); Azurite stands in
 # for Azure (from npm), and fake-gcs-server for Google's storage. With ip, tests make networks that they can cut; in

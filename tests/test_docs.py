@@ -168,7 +168,9 @@ def test_links_between_the_repositorys_pages_lead_somewhere():
             if not path.exists() or (target.fragment and target.fragment not in headings(path)):
                 broken.append(f"{page.relative_to(ROOT)}: {link}")
         # Files that are named, too; a folder's name in a word before them, a pattern or a generated place is none of ours.
-        for name in re.findall(r"`((?:infra|jobs|pipeline|tests|vidtok_model)/[\w/.-]+\.\w+)`", page.read_text(encoding="utf-8")):
+        for name in re.findall(
+            r"`((?:infra|jobs|pipeline|tests|vidtok_model)/[\w/.-]+\.\w+)`", page.read_text(encoding="utf-8")
+        ):
             followed += 1
             if not (ROOT / name).exists():
                 broken.append(f"{page.relative_to(ROOT)}: {name}")

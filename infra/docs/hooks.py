@@ -1,7 +1,7 @@
-"""The reference pages, made from the code whenever the site is built: MkDocs calls `on_files`.
+"""The pages that are made whenever the site is built, by MkDocs calling `on_files`: the reference, and deployment.
 
 Job files come from their models, commands from the command line's own description, and of Python what each module's
-`__all__` names.
+`__all__` names. Pages on deployment are those that stand beside the recipes.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -55,21 +56,50 @@ _WORDS = {
     type(None): "null",
     Any: "any value",
 }
+_INFRA = Path(__file__).parents[1]
+_RECIPES = ("slurm", "aws", "kubernetes", "containers", "monitoring")
 _METAVARS = {str: "TEXT", int: "NUMBER", float: "NUMBER", Path: "PATH"}
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that are made from the code."""
-    pages = {
+    """Adds the pages that are made from the code, and those on deployment."""
+    reference = {
         "job": job_file_page("The job file", _JOB, JobConfig),
         "training-job": job_file_page("The training job file", _TRAINING_JOB, TrainingJob),
         "commands": commands_page(),
         **{name: api_page(module) for name, module in _MODULES.items()},
     }
-    for name, content in pages.items():
-        files.append(File.generated(config, f"reference/{name}.md", content=content))
+    pages = {f"reference/{name}.md": content for name, content in reference.items()}
+    for name, content in (pages | deployment_pages()).items():
+        files.append(File.generated(config, name, content=content))
     return files
+
+
+# Deployment
+
+
+def deployment_pages() -> dict[str, str]:
+    """The pages below infra/, by where they stand in the site."""
+    targets = {_INFRA / "README.md": "index.md", **{_INFRA / name / "README.md": f"{name}.md" for name in _RECIPES}}
+    for page in (_INFRA / "docs/pages").glob("*.md"):
+        targets[page] = f"../{page.name}"
+
+    def link(found: re.Match[str], page: Path) -> str:
+        """A link to a page of the site; of one to a file of the repository its text alone."""
+        text, path, anchor = found.groups()
+        target = targets.get((page.parent / path).resolve())
+        return f"[{text}]({target}{anchor or ''})" if target else text
+
+    return {
+        f"deployment/{name}": re.sub(
+            r"\[([^\]]+)\]\((?!\w+:)([^)\s#]+)(#[^)\s]+)?\)",
+            partial(link, page=page),
+            page.read_text(encoding="utf-8"),
+        )
+        for page, name in targets.items()
+        if not name.startswith("../")
+    }
 
 
 # Job files

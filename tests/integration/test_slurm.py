@@ -91,10 +91,10 @@ def test_an_array_without_ray(slurm, gate, shards, unbroken, tmp_path):
     """Its tasks are stopped, as before the end of their time, and go on."""
     config = small_job(shards, new_place(None, tmp_path))
     job = Submitted(slurm, gate, tmp_path, "array.sbatch", config, "--array=0-2", "--gpus-per-task=0")
-    until(lambda: len(gate.waiting()) == 2, "two tasks within a shard")
+    until(lambda: len(gate.waiting()) == 3, "three tasks within a shard")
     slurm.run("scancel", "--batch", "--signal=TERM", job.number)
     gate.open()
     log = job.goes_on()
-    assert log.count("Stopped, as SIGTERM asks") == 2
+    assert log.count("Stopped, as SIGTERM asks") == 3
     assert sorted(re.findall(r"Committed (\d) of (\d) shards", log)) == [("1", "1"), ("1", "1"), ("2", "2")]
     assert_whole(config, unbroken)
