@@ -1,26 +1,30 @@
 # Without GPUs: for trying out, for heads of clusters and for drivers. Build it from the project's root:
 #
 #     docker build -f infra/containers/cpu.Dockerfile -t vidtok:cpu .
-FROM python:3.11.11-slim-bookworm AS build
+ARG PYTHON=python:3.11.11-slim-bookworm
+FROM ${PYTHON} AS build
+ARG TORCH=2.13.0
+ARG RAY=2.60.0
 WORKDIR /source
 RUN python -m venv /opt/vidtok
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE infra/containers/versions.txt ./
 COPY vidtok_model vidtok_model
 COPY pipeline pipeline
 COPY jobs jobs
 ARG TORCH_INDEX=""
 # PyTorch's build for CPUs lies in an index of its own; without it, pip brings the one with CUDA, several GB.
-RUN /opt/vidtok/bin/pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt \
-    '.[s3,gcs,azure,hf,report,train]'
+RUN /opt/vidtok/bin/pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c versions.txt \
+    "torch==${TORCH}" "ray==${RAY}" '.[s3,gcs,azure,hf,report,train]'
 
-FROM python:3.11.11-slim-bookworm
+FROM ${PYTHON}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends wget=1.21.* \
     && rm -rf /var/lib/apt/lists/*
-RUN useradd --create-home --uid 1000 vidtok && install -d -o vidtok /cache
+# `docker run --user` may name anybody, who then needs a cache and a home to write to.
+RUN useradd --uid 1000 --home-dir /tmp vidtok && install -d -m 1777 /cache
 COPY --from=build /opt/vidtok /opt/vidtok
-ENV PATH=/opt/vidtok/bin:$PATH VIDTOK_CACHE=/cache
+ENV PATH=/opt/vidtok/bin:$PATH VIDTOK_CACHE=/cache HOME=/tmp
 VOLUME /cache
 USER 1000
-WORKDIR /home/vidtok
+WORKDIR /tmp
 CMD ["vidtok", "--help"]
