@@ -1,4 +1,4 @@
-# The bucket that datasets are written to, and two roles: one that writes them, one that reads them.
+# The bucket that datasets are written to, and who may what on it (roles.tf, head.tf).
 
 resource "aws_s3_bucket" "datasets" {
   bucket = var.bucket

@@ -4,7 +4,7 @@ output "output" {
 }
 
 output "role_arns" {
-  description = "ARNs of the roles, by what they may: read or write."
+  description = "ARNs of the roles: of a reader, a writer, and the head of a Ray cluster."
   value       = { for name, role in aws_iam_role.datasets : name => role.arn }
 }
 

@@ -1,7 +1,11 @@
 locals {
   input_arn  = "arn:${data.aws_partition.current.partition}:s3:::${var.input_bucket}"
   output_arn = aws_s3_bucket.datasets.arn
-  kms_keys   = var.kms_key_arn == null ? [] : [var.kms_key_arn]
+
+  # Lists of one or of none, for what stands in a policy only where it is given.
+  kms_keys       = var.kms_key_arn[*]
+  input_kms_keys = var.input_kms_key_arn[*]
+  oidc_providers = var.oidc_provider_arn[*]
 
   # The calls that the pipeline makes, and no others; a test holds this against what it was seen to call.
   reading  = { bucket = ["s3:ListBucket"], objects = ["s3:GetObject"] }
@@ -11,7 +15,8 @@ locals {
 
 data "aws_partition" "current" {}
 
-data "aws_iam_policy_document" "trust" {
+# Machines of EC2 take a role through its instance profile.
+data "aws_iam_policy_document" "machines" {
   statement {
     actions = ["sts:AssumeRole"]
     principals {
@@ -19,6 +24,11 @@ data "aws_iam_policy_document" "trust" {
       identifiers = ["ec2.amazonaws.com"]
     }
   }
+}
+
+# Who takes the reader's and the writer's role. The head's is for machines alone, since it may start others.
+data "aws_iam_policy_document" "trust" {
+  source_policy_documents = [data.aws_iam_policy_document.machines.json]
   dynamic "statement" {
     for_each = length(var.trusted_arns) > 0 ? [var.trusted_arns] : []
     content {
@@ -26,6 +36,27 @@ data "aws_iam_policy_document" "trust" {
       principals {
         type        = "AWS"
         identifiers = statement.value
+      }
+    }
+  }
+  # Pods of EKS, by their service account: its token names it in `sub`, and whom it is for in `aud`.
+  dynamic "statement" {
+    for_each = local.oidc_providers
+    content {
+      actions = ["sts:AssumeRoleWithWebIdentity"]
+      principals {
+        type        = "Federated"
+        identifiers = [statement.value]
+      }
+      condition {
+        test     = "StringEquals"
+        variable = "${split(":oidc-provider/", statement.value)[1]}:sub"
+        values   = ["system:serviceaccount:${var.service_account}"]
+      }
+      condition {
+        test     = "StringEquals"
+        variable = "${split(":oidc-provider/", statement.value)[1]}:aud"
+        values   = ["sts.amazonaws.com"]
       }
     }
   }
@@ -78,18 +109,31 @@ data "aws_iam_policy_document" "writer" {
       resources = [statement.value]
     }
   }
+  dynamic "statement" {
+    for_each = local.input_kms_keys
+    content {
+      sid       = "ReadEncryptedInput"
+      actions   = ["kms:Decrypt"]
+      resources = [statement.value]
+    }
+  }
 }
 
 resource "aws_iam_role" "datasets" {
-  for_each           = toset(["reader", "writer"])
+  for_each = {
+    reader = data.aws_iam_policy_document.trust.json
+    writer = data.aws_iam_policy_document.trust.json
+    head   = data.aws_iam_policy_document.machines.json
+  }
   name               = "${var.bucket}-${each.key}"
-  assume_role_policy = data.aws_iam_policy_document.trust.json
+  assume_role_policy = each.value
 }
 
 resource "aws_iam_role_policy" "datasets" {
   for_each = {
     reader = data.aws_iam_policy_document.reader.json
     writer = data.aws_iam_policy_document.writer.json
+    head   = data.aws_iam_policy_document.head.json
   }
   name   = each.key
   role   = aws_iam_role.datasets[each.key].id
