@@ -43,7 +43,10 @@ class ExecutorConfig(Section):
     )
     num_workers: int = Field(default=1, gt=0, description="Workers at most; each does one shard at a time.")
     gpus_per_worker: float | None = Field(
-        default=None, ge=0, description="GPUs of a worker, fractions too; null: 1 where the cluster has GPUs, else 0."
+        default=None,
+        ge=0,
+        description="GPUs of a worker, fractions too; null: 1 where the cluster has GPUs as the job starts, else 0. "
+        "On a cluster that grows from none, say 1.",
     )
     cpus_per_worker: float = Field(
         default=1, gt=0, description="CPU cores of a worker; on a CPU also the encoder's threads, rounded down to >= 1."

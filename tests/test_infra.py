@@ -19,6 +19,7 @@ from pipeline.job_file import parse_job
 from tests.support import ROOT, require, require_module
 
 INFRA = ROOT / "infra"
+TERRAFORM_VARIABLES = INFRA / "aws/terraform/variables.tf"
 KUBERNETES = sorted((INFRA / "kubernetes").glob("*.yaml"))
 DOCKERFILES = sorted((INFRA / "containers").glob("*.Dockerfile"))
 # Fields of KubeRay 1.4 that we use (ray.io/v1, its API reference), so that a misspelt one is found.
@@ -188,7 +189,18 @@ def test_the_ray_cluster_of_aws_fits_rays_schema(tmp_path):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     written = (INFRA / "aws/ray_cluster.yaml").read_text()
-    validate_config(prepare_config(yaml.safe_load(written)))
+    config = prepare_config(yaml.safe_load(written))
+    validate_config(config)
+    (wheel,) = config["file_mounts"]
+    assert f"file://{wheel}'" in config["setup_commands"][-1]
+    # The head alone calls EC2, on machines of the name that its role knows.
+    assert "boto3" in config["head_setup_commands"][-1] and "boto3" not in str(config["worker_setup_commands"])
+    variable = re.search(r'"ray_cluster_name" {.*?default += "(.*?)"', TERRAFORM_VARIABLES.read_text(), re.DOTALL)
+    assert variable is not None and config["cluster_name"] == variable[1]
+    profiles = {
+        kind: each["node_config"]["IamInstanceProfile"] for kind, each in config["available_node_types"].items()
+    }
+    assert profiles == {"head": {"Name": "BUCKET-head"}, "gpu": {"Name": "BUCKET-writer"}}
     with pytest.raises(Exception, match="upscaling_spede"):
         validate_config(prepare_config(yaml.safe_load(written.replace("upscaling_speed", "upscaling_spede"))))
 

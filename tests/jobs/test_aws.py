@@ -1,25 +1,18 @@
 """Terraform makes infra/aws on moto; its roles suffice for what a dataset goes through, and allow nothing beside it."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import requests
 import yaml
 
 from tests.integration.places import pack_small_shards
+from tests.jobs.aws import Aws, listed, made_on_moto
 from tests.jobs.conftest import Cli
 from tests.jobs_for_tests import SMALL_JOB, merge
-from tests.servers.process import end, free_port, start, wait_for_port
-from tests.support import ROOT, require, require_module
 
 # What lets a call of the S3 API pass, by AWS's table of actions for S3 (Service Authorization Reference).
 ACTIONS = {
@@ -31,91 +24,15 @@ ACTIONS = {
     "DeleteObject": "s3:DeleteObject",
     "DeleteObjects": "s3:DeleteObject",
 }
-# Terraform's AWS provider is told where moto is, and to ask nobody else.
-PROVIDER = """
-provider "aws" {{
-  region                      = "us-east-1"
-  access_key                  = "testing"
-  secret_key                  = "testing"
-  skip_credentials_validation = true
-  skip_metadata_api_check     = true
-  skip_requesting_account_id  = true
-  s3_use_path_style           = true
-  endpoints {{
-    s3  = "{0}"
-    iam = "{0}"
-    sts = "{0}"
-  }}
-}}
-"""
-
-
-@dataclass
-class Aws:
-    """Moto with what Terraform made on it; what the role that was taken may, and the calls that were seen since."""
-
-    endpoint: str
-    allowed: set[tuple[str, str]] = field(default_factory=set)
-    seen: set[tuple[str, str]] = field(default_factory=set)
-
-    def client(self, service: str, **credentials: str) -> Any:
-        return boto3.client(service, endpoint_url=self.endpoint, **credentials)
-
-    def policy(self, role: str) -> set[tuple[str, str]]:
-        """(bucket, action) of all that it allows: actions on a bucket name it, those on its objects add /*."""
-        document = self.client("iam").get_role_policy(RoleName=f"datasets-{role}", PolicyName=role)["PolicyDocument"]
-        allowed = set()
-        for statement in document["Statement"]:
-            assert statement["Effect"] == "Allow"
-            actions, resources = (
-                [value] if isinstance(value, str) else value for value in (statement["Action"], statement["Resource"])
-            )
-            for resource in resources:
-                on_objects = resource.endswith("/*")
-                for action in actions:
-                    assert on_objects == (action != "s3:ListBucket"), (action, resource)
-                    allowed.add((resource.removeprefix("arn:aws:s3:::").removesuffix("/*"), action))
-        return allowed
-
-
-def terraform_program() -> tuple[str, Path]:
-    program, plugins = shutil.which("terraform"), Path(os.environ.get("TF_PLUGINS", "/opt/tf-plugins"))
-    require("terraform", program is not None and plugins.is_dir(), f"no terraform, or no providers in {plugins}")
-    return str(program), plugins
-
-
-def terraform(folder: Path, *arguments: str) -> str:
-    program, plugins = terraform_program()
-    more = [f"-plugin-dir={plugins}"] if arguments[0] == "init" else []
-    environment = {**os.environ, "TF_CLI_CONFIG_FILE": os.devnull, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
-    command = [program, *arguments, *more]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+# Not the bucket's lifecycle, for which Terraform waits a minute; nor its policy, which denies plain HTTP: moto's.
+ROLES = "-target=aws_iam_role_policy.datasets"
 
 
 @pytest.fixture
 def aws(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Aws]:
-    """All of it, or the resources named by the test's parameter and what they stand on."""
-    require_module("s3fs")
-    require_module("moto")
-    terraform_program()
-    port, log, folder = free_port(), tmp_path / "moto.log", tmp_path / "terraform"
-    # Until it is told otherwise, moto asks nobody for rights.
-    server = start([sys.executable, "-m", "moto.server", "-p", port], log, {"INITIAL_NO_AUTH_ACTION_COUNT": str(10**9)})
-    try:
-        wait_for_port(port, server, log)
-        aws = Aws(f"http://127.0.0.1:{port}")
-        shutil.copytree(ROOT / "infra/aws/terraform", folder)
-        (folder / "provider_override.tf").write_text(PROVIDER.format(aws.endpoint))
-        aws.client("s3").create_bucket(Bucket="videos")
-        terraform(folder, "init", "-no-color")
-        made = [f"-target={name}" for name in getattr(request, "param", [])]
-        names = ["-var=bucket=datasets", "-var=input_bucket=videos"]
-        terraform(folder, "apply", "-no-color", "-auto-approve", *names, *made)
+    """By `terraform apply` with the test's parameter as further arguments."""
+    with made_on_moto(tmp_path, *getattr(request, "param", [])) as aws:
         yield aws
-    finally:
-        end(server)
 
 
 @pytest.fixture
@@ -137,8 +54,7 @@ def as_role(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str
 
     def take(role: str) -> None:
         ask_for_rights(False)
-        arn = aws.client("iam").get_role(RoleName=f"datasets-{role}")["Role"]["Arn"]
-        given = aws.client("sts").assume_role(RoleArn=arn, RoleSessionName="test")["Credentials"]
+        given = aws.client("sts").assume_role(RoleArn=aws.role(role)["Arn"], RoleSessionName="test")["Credentials"]
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", given["AccessKeyId"])
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", given["SecretAccessKey"])
         monkeypatch.setenv("AWS_SESSION_TOKEN", given["SessionToken"])
@@ -169,6 +85,66 @@ def test_the_bucket_is_as_the_page_says(aws: Aws) -> None:
     assert (statement["Effect"], statement["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
 
 
+KEY, INPUT_KEY = (f"arn:aws:kms:us-east-1:123456789012:key/{name}" for name in ("datasets", "videos"))
+TRUSTED = "arn:aws:iam::123456789012:role/trainers"
+ISSUER = "oidc.eks.us-east-1.amazonaws.com/id/ABC"
+OIDC = f"arn:aws:iam::123456789012:oidc-provider/{ISSUER}"
+ALL_GIVEN = [
+    f"-var=kms_key_arn={KEY}",
+    f"-var=input_kms_key_arn={INPUT_KEY}",
+    f"-var=trusted_arns={json.dumps([TRUSTED])}",
+    f"-var=oidc_provider_arn={OIDC}",
+    "-var=service_account=videos:tokenizer",
+]
+ENCRYPTION = "-target=aws_s3_bucket_server_side_encryption_configuration.datasets"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aws", [[ROLES, ENCRYPTION, *ALL_GIVEN]], indirect=True, ids=["all-given"])
+def test_keys_and_those_who_take_the_roles_are_as_they_were_given(aws: Aws) -> None:
+    (rule,) = aws.client("s3").get_bucket_encryption(Bucket="datasets")["ServerSideEncryptionConfiguration"]["Rules"]
+    default = rule["ApplyServerSideEncryptionByDefault"]
+    assert (default["SSEAlgorithm"], default["KMSMasterKeyID"], rule["BucketKeyEnabled"]) == ("aws:kms", KEY, True)
+
+    def keys(role: str) -> set[tuple[str, str]]:
+        statements = aws.statements(role, "kms")
+        return {(statement["Resource"], action) for statement in statements for action in listed(statement["Action"])}
+
+    assert keys("reader") == {(KEY, "kms:Decrypt")}
+    assert keys("writer") == {(KEY, "kms:Decrypt"), (KEY, "kms:GenerateDataKey"), (INPUT_KEY, "kms:Decrypt")}
+    assert keys("head") == keys("writer")
+
+    def trust(role: str) -> list[tuple[str, Any, Any]]:
+        statements = aws.role(role)["AssumeRolePolicyDocument"]["Statement"]
+        return [(each["Action"], each["Principal"], each.get("Condition")) for each in statements]
+
+    machines = ("sts:AssumeRole", {"Service": "ec2.amazonaws.com"}, None)
+    pod = {f"{ISSUER}:sub": "system:serviceaccount:videos:tokenizer", f"{ISSUER}:aud": "sts.amazonaws.com"}
+    assert trust("head") == [machines]
+    assert trust("reader") == trust("writer")
+    assert trust("writer") == [
+        machines,
+        ("sts:AssumeRole", {"AWS": TRUSTED}, None),
+        ("sts:AssumeRoleWithWebIdentity", {"Federated": OIDC}, {"StringEquals": pod}),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aws", [[ROLES]], indirect=True, ids=["roles"])
+def test_what_aws_would_refuse_late_is_refused_at_once(aws: Aws) -> None:
+    wrong = {"bucket": "a..b", "oidc_provider_arn": "https://oidc.eks.us-east-1.amazonaws.com", "service_account": "x"}
+
+    def said(code: int, **given: str) -> str:
+        names = {"bucket": "a" * 57, "input_bucket": "videos", **given}
+        return aws.terraform("plan", "-no-color", *(f"-var={name}={value}" for name, value in names.items()), code=code)
+
+    refused = said(1, **wrong)
+    assert [name for name in wrong if f"var.{name} is" in refused] == list(wrong)
+    for bucket in ("Datasets", "data_sets", "-datasets", "ab", "a" * 58):
+        assert "var.bucket is" in said(1, bucket=bucket)
+    said(0)
+
+
 @pytest.fixture
 def job_file(aws: Aws, tmp_path: Path) -> Path:
     """A job from the one bucket into the other."""
@@ -188,12 +164,15 @@ def job_file(aws: Aws, tmp_path: Path) -> Path:
     return path
 
 
-# Not the bucket's lifecycle, for which Terraform waits a minute; nor its policy, which denies plain HTTP: moto's.
-@pytest.mark.parametrize("aws", [["aws_iam_role_policy.datasets"]], indirect=True, ids=["roles"])
+@pytest.mark.parametrize("aws", [[ROLES]], indirect=True, ids=["roles"])
 def test_the_roles_name_exactly_the_calls_that_are_made(
     aws: Aws, as_role: Callable[[str], None], job_file: Path, tmp_path: Path, vidtok: Cli
 ) -> None:
     root, side = "s3://datasets/tokens", ("--endpoint-url", aws.endpoint)
+    assert aws.policy("head") == aws.policy("writer")
+    (gives,) = aws.statements("head", "iam")
+    assert (gives["Action"], gives["Resource"]) == ("iam:PassRole", aws.role("writer")["Arn"])
+    assert gives["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
 
     def runs(*command: object, code: int = 0) -> None:
         done = vidtok(*command)
