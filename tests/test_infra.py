@@ -225,6 +225,30 @@ def test_terraform_is_valid(tmp_path):
     assert valid.returncode == 0, valid.stderr
 
 
+def test_names_that_aws_would_refuse_late_are_refused_at_once(tmp_path):
+    program = shutil.which("terraform")
+    require("terraform", program is not None, "no terraform")
+    shutil.copy(TERRAFORM_VARIABLES, tmp_path)  # alone, so that no provider is asked
+
+    def refused(**given: str) -> set[str]:
+        names = {"bucket": "a" * 57, "input_bucket": "videos", **given}
+        command = [str(program), "plan", "-no-color", *(f"-var={name}={value}" for name, value in names.items())]
+        environment = {**os.environ, "TF_CLI_CONFIG_FILE": os.devnull, "CHECKPOINT_DISABLE": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        found = set(re.findall(r"var\.(\w+) is", done.stderr))
+        assert done.returncode == bool(found), done.stderr
+        return found
+
+    assert refused() == set()
+    assert refused(oidc_provider_arn="arn:aws:iam::1:oidc-provider/host/id/A", service_account="videos:vidtok") == set()
+    assert refused(oidc_provider_arn="https://host/id/A", service_account="vidtok") == {
+        "oidc_provider_arn",
+        "service_account",
+    }
+    for bucket in ("a" * 58, "ab", "a..b", "Datasets", "data_sets", "-datasets"):
+        assert refused(bucket=bucket) == {"bucket"}, bucket
+
+
 def test_scripts_of_slurm_are_bash():
     scripts = sorted((INFRA / "slurm").glob("*.sbatch"))
     assert len(scripts) == 2

@@ -129,22 +129,6 @@ def test_keys_and_those_who_take_the_roles_are_as_they_were_given(aws: Aws) -> N
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("aws", [[ROLES]], indirect=True, ids=["roles"])
-def test_what_aws_would_refuse_late_is_refused_at_once(aws: Aws) -> None:
-    wrong = {"bucket": "a..b", "oidc_provider_arn": "https://oidc.eks.us-east-1.amazonaws.com", "service_account": "x"}
-
-    def said(code: int, **given: str) -> str:
-        names = {"bucket": "a" * 57, "input_bucket": "videos", **given}
-        return aws.terraform("plan", "-no-color", *(f"-var={name}={value}" for name, value in names.items()), code=code)
-
-    refused = said(1, **wrong)
-    assert [name for name in wrong if f"var.{name} is" in refused] == list(wrong)
-    for bucket in ("Datasets", "data_sets", "-datasets", "ab", "a" * 58):
-        assert "var.bucket is" in said(1, bucket=bucket)
-    said(0)
-
-
 @pytest.fixture
 def job_file(aws: Aws, tmp_path: Path) -> Path:
     """A job from the one bucket into the other."""
