@@ -65,7 +65,7 @@ def test_ray_calls_what_the_heads_role_and_the_page_name(aws: Aws) -> None:
     config = AWSNodeProvider.bootstrap_config(AWSNodeProvider.fillout_available_node_types_resources(config))
     provider = AWSNodeProvider(config["provider"], config["cluster_name"])
     assert live(aws, provider, config, "head") == "datasets-head"
-    (on_laptop,) = re.findall(r"`ray up` and `ray down` make (.*?);", PAGE.read_text(), re.DOTALL)
+    (on_laptop,) = re.findall(r"`ray up` and `ray down` make\s(.*?);", PAGE.read_text(), re.DOTALL)
     assert set(re.findall(r"`(ec2:\w+)`", on_laptop)) == {action for _, action in aws.seen}
 
     # Ray on the head reads the file as `ray up` completed it.
