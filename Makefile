@@ -47,7 +47,8 @@ test-all: servers  ## Run all tests, the slow ones too, and skip none (as root)
 
 # Ceph is the real S3 server among those that the tests write to (from Debian's packages, so as root); Azurite stands in
 # for Azure (from npm), and fake-gcs-server for Google's storage. With ip, tests make networks that they can cut; in
-# Chromium they open the pages that we make, and to a Slurm of two nodes they submit jobs. Prometheus is only unpacked: installed, Debian's would be started as a service.
+# Chromium they open the pages that we make, and to a Slurm of two nodes they submit jobs. Prometheus is only unpacked:
+# installed, Debian's would be started as a service.
 servers: $(INSTALLED)  ## Install the servers that the tests write to, and a browser, which pip alone does not bring (as root: apt, npm)
 	@(for program in radosgw ceph-mon ceph-osd ip chromium munged slurmctld slurmd; do command -v $$program || exit; done) >/dev/null || { \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import ray
 
+from tests.integration.gate import Gate
+from tests.integration.places import unbroken_job
 from tests.jobs_for_tests import pack_real_clips
 
 # Ray's logical cores: more than a small machine has, so that three actors find a place on it.
@@ -21,6 +23,18 @@ def ray_cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=RAY_CORES, num_gpus=RAY_GPUS, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The local dataset of a file's `shards` (`pack_small_shards`), that all others are held against."""
+    return unbroken_job(shards, tmp_path_factory.mktemp("unbroken"))
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """A closed gate, for workers that are started with its environment."""
+    return Gate(tmp_path / "gate")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.gate import Gate, job_command, until
-from tests.integration.places import assert_whole, new_place, pack_small_shards, small_job, unbroken_job
+from tests.integration.places import assert_whole, new_place, pack_small_shards, small_job
 from tests.servers.process import end, start
 from tests.servers.raylets import RayCluster
 
@@ -18,16 +18,6 @@ NUM_SHARDS = 6
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack_small_shards(tmp_path_factory.mktemp("shards"), NUM_SHARDS)
-
-
-@pytest.fixture(scope="module")
-def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return unbroken_job(shards, tmp_path_factory.mktemp("unbroken"))
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "gate")
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from tests.integration.places import (
     run_in_child,
     small_job,
     start_child,
-    unbroken_job,
 )
 from tests.jobs_for_tests import store_of
 from tests.support import ROOT
@@ -47,12 +46,6 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     fixture = {"local": None, "moto": "s3_endpoint", "ceph": "ceph_endpoint"}[request.param]
     endpoint = request.getfixturevalue(fixture) if fixture else None
     return new_place(endpoint, tmp_path_factory.mktemp("crash"))
-
-
-@pytest.fixture(scope="module")
-def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The local dataset that all others are held against."""
-    return unbroken_job(shards, tmp_path_factory.mktemp("unbroken"))
 
 
 def die_and_go_on(point: str, shards: Path, place: OutputPlace, unbroken: Any) -> None:

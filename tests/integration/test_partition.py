@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.integration.gate import Gate, job_command, until
-from tests.integration.places import assert_whole, new_place, pack_small_shards, small_job, unbroken_job
+from tests.integration.places import assert_whole, new_place, pack_small_shards, small_job
 from tests.servers.network import Network, why_not
 from tests.servers.raylets import QUICK_HEALTH_CHECKS
 from tests.support import require, require_module
@@ -31,11 +31,6 @@ RAY_PORT = 6379
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack_small_shards(tmp_path_factory.mktemp("shards"), NUM_SHARDS)
-
-
-@pytest.fixture(scope="module")
-def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return unbroken_job(shards, tmp_path_factory.mktemp("unbroken"))
 
 
 class Site:

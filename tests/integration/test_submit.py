@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.gate import Gate, job_command, until
-from tests.integration.places import assert_whole, new_place, pack_small_shards, small_job, unbroken_job
+from tests.integration.places import assert_whole, new_place, pack_small_shards, small_job
 from tests.servers.process import end, free_port, start, wait_for_port
 
 NUM_SHARDS = 4
@@ -24,16 +24,6 @@ PATIENT = '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "600"}}'
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack_small_shards(tmp_path_factory.mktemp("shards"), NUM_SHARDS)
-
-
-@pytest.fixture(scope="module")
-def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return unbroken_job(shards, tmp_path_factory.mktemp("unbroken"))
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "gate")
 
 
 class Head:
