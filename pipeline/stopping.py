@@ -1,7 +1,6 @@
 """SIGTERM, which a machine that is about to vanish sends: a worker finishes its part, and stops."""
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,11 +8,13 @@ from pipeline.errors import Stopped
 
 __all__ = ["check_stop", "keep_stop_on_sigterm", "stop_on_sigterm"]
 
-_asked = threading.Event()
+# Not an Event: a second signal while one is handled would wait forever for its lock, which is not ours to enter twice.
+_is_asked = False
 
 
 def _ask(*_: object) -> None:
-    _asked.set()
+    global _is_asked
+    _is_asked = True
 
 
 def stop_on_sigterm() -> None:
@@ -34,5 +35,5 @@ def keep_stop_on_sigterm() -> Iterator[None]:
 
 def check_stop() -> None:
     """Raises Stopped where SIGTERM came."""
-    if _asked.is_set():
+    if _is_asked:
         raise Stopped("told to stop (SIGTERM)")

@@ -247,12 +247,3 @@ def test_names_that_aws_would_refuse_late_are_refused_at_once(tmp_path):
     }
     for bucket in ("a" * 58, "ab", "a..b", "Datasets", "data_sets", "-datasets"):
         assert refused(bucket=bucket) == {"bucket"}, bucket
-
-
-def test_scripts_of_slurm_are_bash():
-    scripts = sorted((INFRA / "slurm").glob("*.sbatch"))
-    assert len(scripts) == 2
-    for path in scripts:
-        subprocess.run(["bash", "-n", str(path)], check=True)
-        # Slurm reads its lines up to the first command.
-        assert not re.search(r"^[^#\n].*\n(.*\n)*#SBATCH", path.read_text(), re.MULTILINE)

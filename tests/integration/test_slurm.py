@@ -50,14 +50,18 @@ class Submitted:
         """Of each of its tasks."""
         return self._slurm.run("squeue", "-r", "-h", "--states=all", "--format=%T", f"--jobs={self.number}").split()
 
+    def is_queued(self) -> bool:
+        """All of it, and nothing of it runs."""
+        return set(self.states()) == {"PENDING"}
+
     def goes_on(self) -> str:
-        """What it printed, after it ended well; what is queued again, Slurm would let wait for two minutes."""
+        """What it printed, after it was queued again and ended well.
 
-        def has_ended() -> bool:
-            self._slurm.run("scontrol", "update", f"JobId={self.number}", "StartTime=now", check=False)
-            return set(self.states()) <= _ENDED
-
-        until(has_ended, "the end of the job", seconds=240)
+        Slurm would let it wait for two minutes, as it takes no start in the same second as the last end.
+        """
+        until(self.is_queued, "its place in the queue")
+        self._slurm.run("scontrol", "update", f"JobId={self.number}", "StartTime=now+2")
+        until(lambda: set(self.states()) <= _ENDED, "the end of the job", seconds=240)
         log = self.log.read_text()
         assert set(self.states()) == {"COMPLETED"}, log[-3000:]
         return log
@@ -70,7 +74,7 @@ def test_ray_over_two_nodes(slurm, gate, shards, unbroken, tmp_path):
     waiting = until(lambda: len(gate.waiting()) == 2 and gate.waiting(), "two workers within a shard")
     assert len({note["node"] for note in waiting}) == 2
     slurm.run("sbatch", "--partition=high", "--nodes=2", "--exclusive", f"--output={tmp_path}/other.log", "--wrap=true")
-    until(lambda: job.states() == ["PENDING"], "its place in the queue")
+    until(job.is_queued, "its place in the queue")
     gate.open()
     log = job.goes_on()
     assert f"Committed {NUM_SHARDS} of {NUM_SHARDS} shards" in log

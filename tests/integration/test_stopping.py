@@ -47,6 +47,35 @@ def stopping_job(shards: Path, output: Path, **executor: Any) -> Any:
     return job(shards, output, clips=clips, executor={"cpus_per_worker": 0.5, "max_attempts": 1, **executor})
 
 
+# SIGTERM, and again at each line of what handles it.
+ASK_AT_EACH_LINE = """
+import signal, sys
+from pipeline.stopping import check_stop, stop_on_sigterm
+
+asked_at = set()
+
+def ask(frame, event, arg):
+    if (place := (frame.f_code, frame.f_lineno)) not in asked_at:
+        asked_at.add(place)
+        signal.raise_signal(signal.SIGTERM)
+    return ask
+
+stop_on_sigterm()
+sys.settrace(ask)
+signal.raise_signal(signal.SIGTERM)
+sys.settrace(None)
+assert asked_at
+check_stop()
+"""
+
+
+def test_a_process_that_is_told_to_stop_again_and_again() -> None:
+    """As Slurm may; it neither waits for itself nor forgets."""
+    command = [sys.executable, "-c", ASK_AT_EACH_LINE]
+    done = subprocess.run(command, cwd=ROOT, timeout=30, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "pipeline.errors.Stopped: told to stop (SIGTERM)"
+
+
 def has_begun(output: Path) -> Callable[[], bool]:
     return lambda: any((output / "data").glob("*-p001.parquet"))
 

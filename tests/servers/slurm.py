@@ -38,6 +38,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 ReturnToService=2
 PreemptMode=REQUEUE
+SchedulerParameters=sched_interval=1,bf_interval=1
 KillWait=2
 PreemptType=preempt/partition_prio
 SlurmctldParameters=preempt_send_user_signal
