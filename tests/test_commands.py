@@ -57,6 +57,7 @@ def run(command: list[str], checkout: Path) -> str:
         "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
         "PYTHONPATH": str(site),
         "MAKEFLAGS": f"VENV={sys.prefix} INSTALLED={checkout}/.installed",
+        "ARGS": "",  # not those of the `make test` that runs this
         # All that it depends on is there.
         **{"PIP_TARGET": str(site), "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"},
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",

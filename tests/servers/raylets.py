@@ -9,6 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
+from tests.servers.process import free_port
+
 __all__ = ["QUICK_HEALTH_CHECKS", "RayCluster"]
 
 # Ray gives a node up that does not answer for some seconds, instead of a minute.
@@ -71,7 +73,8 @@ def _start_head(dashboard: bool) -> str:
     global _cluster
     from ray.cluster_utils import Cluster
 
-    _cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": dashboard})
+    head = {"num_cpus": 0, "include_dashboard": dashboard, "dashboard_port": free_port() if dashboard else None}
+    _cluster = Cluster(initialize_head=True, head_node_args=head)
     return str(_cluster.address)
 
 
