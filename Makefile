@@ -11,8 +11,8 @@ PROMETHEUS := $(VENV)/prometheus
 SETUP := moto,s3fs,pandas,polars,duckdb,datasets,deltalake,megatron,hatchling,localbucket,hadolint,kubernetes_validate,mkdocs,material,mkdocstrings
 REQUIRE := $(SETUP),ceph,azurite,fake-gcs,netns,chromium,prometheus,slurm
 
-# Three processes, for two cores, a file's tests in one of them: much of their time is waiting for servers and Ray.
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+# Two processes, a file's tests in one of them: much of their time is waiting for servers and Ray to start.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 # More arguments for the program that a target runs: make test ARGS="-k commit -x"
 ARGS ?=

@@ -64,5 +64,6 @@ def test_what_is_queued_again(script, said, code, requeued, tmp_path):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what stands in for Ray's daemons
+        process.wait()
     calls = tmp_path / "requeued"
     assert (calls.read_text().split() if calls.exists() else []) == ["7_2" if script == "array" else "9"] * requeued
