@@ -24,6 +24,7 @@ import os, sys
 is_worker = any(word.endswith("default_worker.py") for word in sys.orig_argv)
 if is_worker or ("GATE_FOR_ALL" in os.environ and "tokenize" in sys.orig_argv):
     import fnmatch, json, pathlib, time
+    from pipeline import stopping
     from pipeline.shard_log import ShardLog
 
     folder = pathlib.Path(__file__).parent
@@ -47,7 +48,11 @@ if is_worker or ("GATE_FOR_ALL" in os.environ and "tokenize" in sys.orig_argv):
             return any(fnmatch.fnmatch(f"{about['node']}/{about['shard']}/{number}", pattern) for pattern in opened)
 
         note("built")
+        is_asked = False
         while number and not may_pass():
+            if stopping._is_asked and not is_asked:
+                is_asked = True
+                note("asked")
             time.sleep(0.05)
         is_first = real(log, part)
         note("put" if is_first else "adopted")
@@ -74,7 +79,10 @@ class Gate:
             file.write(f"{node}/{shard}/{part}\n")
 
     def notes(self, **wanted: Any) -> list[dict[str, Any]]:
-        """What was noted so far with these values: node, gpus, shard, part, state (built, and then put or adopted)."""
+        """What was noted so far with these values: node, gpus, shard, part, state.
+
+        A part is built, and then put or adopted; between, who waits with it at the gate may be asked to stop.
+        """
         notes = [json.loads(line) for line in (self._folder / "notes").read_text().splitlines()]
         return [note for note in notes if wanted.items() <= note.items()]
 

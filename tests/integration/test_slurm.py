@@ -87,6 +87,7 @@ def test_an_array_without_ray(slurm, gate, shards, unbroken, tmp_path):
     job = Submitted(slurm, gate, tmp_path, "array.sbatch", config, "--array=0-2", "--gpus-per-task=0")
     until(lambda: len(gate.waiting()) == 3, "three tasks within a shard")
     slurm.run("scancel", "--batch", "--signal=TERM", job.number)
+    until(lambda: len(gate.notes(state="asked")) == 3, "SIGTERM for each of them")
     gate.open()
     log = job.goes_on()
     assert log.count("Stopped, as SIGTERM asks") == 3
