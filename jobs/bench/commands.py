@@ -125,11 +125,11 @@ def bench_agreement(
 
 @bench.command("pipeline")
 def bench_pipeline(
-    videos: Annotated[int, typer.Option(min=2, help="Of a job; two clips in turns.")] = 16,
+    videos: Annotated[int, typer.Option(min=4, help="Of a shard; two clips in turns.")] = 16,
     runs: Annotated[int, typer.Option(help="Pairs of runs.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """CPU seconds of a job to those of decoding and encoding alone, and how busy an encoder that only waits is kept."""
+    """CPU seconds of a worker to those of decoding and encoding alone, and how busy a waiting encoder is kept."""
     from jobs.bench.pipeline import bench_pipeline
 
     result = bench_pipeline(videos=videos, runs=runs)
@@ -138,10 +138,9 @@ def bench_pipeline(
         return
     table = Table(
         "clips",
-        "job / alone, CPU",
+        "worker / alone, CPU",
         "lowest",
         "highest",
-        "on Ray",
         "slow encoder",
         "bottleneck",
         "fast one",
@@ -152,7 +151,6 @@ def bench_pipeline(
         f"{result.cpu_ratio:.3f}",
         f"{result.lowest:.3f}",
         f"{result.highest:.3f}",
-        f"{result.ray_cpu_ratio:.3f}",
         f"{result.encoder_busy:.1%} busy",
         result.bottleneck_slow,
         f"{result.encoder_busy_starved:.1%} busy",
@@ -160,7 +158,7 @@ def bench_pipeline(
     )
     _out.print(table)
     _out.print(
-        f"On Ray, apart from that: {result.start_seconds:.1f} CPU seconds of the worker's start, "
+        f"Apart from that, until two shards are done: {result.start_seconds:.1f} CPU seconds of a worker's start, "
         f"{result.driver_seconds:.1f} of the driver, {result.daemon_seconds:.1f} of Ray's daemons"
     )
 

@@ -44,16 +44,15 @@ class PipelineCost:
     """What was measured.
 
     Attributes:
-        clips: of a job.
-        cpu_ratio: CPU seconds of a worker and its decoder over a job, to those of decoding its videos and encoding
-            their clips alone: median.
+        clips: of a shard.
+        cpu_ratio: CPU seconds of a worker on Ray and its decoder over a shard, to those of decoding its videos and
+            encoding their clips alone: median.
         lowest: the lowest of the pairs.
         highest: the highest of the pairs.
-        ray_cpu_ratio: the same of a worker on Ray, over all shards of a job but its first.
-        start_seconds: CPU seconds of that worker before it began its first shard.
-        driver_seconds: those of the driver, its start with it.
-        daemon_seconds: those of all that Ray runs beside them, their start with it.
-        encoder_busy: share of a job's time for which an encoder is busy that waits in place of computing, for three
+        start_seconds: CPU seconds of a worker before it began its first shard; this and the next two are medians.
+        driver_seconds: those of a driver until two shards are done, without the start of Python.
+        daemon_seconds: those of all that Ray runs beside them until then, their start with it.
+        encoder_busy: share of a shard's time for which an encoder is busy that waits in place of computing, for three
             times what decoding a clip takes.
         bottleneck_slow: what the report names then.
         encoder_busy_starved: the same, where it waits for a tenth of what decoding takes.
@@ -64,7 +63,6 @@ class PipelineCost:
     cpu_ratio: float
     lowest: float
     highest: float
-    ray_cpu_ratio: float
     start_seconds: float
     driver_seconds: float
     daemon_seconds: float
@@ -75,7 +73,7 @@ class PipelineCost:
 
 
 def bench_pipeline(*, videos: int, runs: int) -> PipelineCost:
-    """Measures jobs over as many videos, in pairs with their decoding and encoding alone."""
+    """Measures shards of as many videos, in pairs with their decoding and encoding alone."""
     with tempfile.TemporaryDirectory(prefix="vidtok-bench-") as folder:
         config = _job(Path(folder), videos)
         plan = make_plan(config)
@@ -83,25 +81,22 @@ def bench_pipeline(*, videos: int, runs: int) -> PipelineCost:
         with closing(ShardWorker(WorkOrder(config=config, description=plan.description))) as worker:
             bench = _Bench(worker.work, shard)
             bench.job()  # starts the decoder
-            pairs = [(bench.cpu_seconds(bench.job), bench.cpu_seconds(bench.alone)) for _ in range(runs)]
+            on_ray = _OnRay(config)
+            pairs = [(on_ray.shard_seconds(), bench.alone_seconds()) for _ in range(runs)]
             began = time.perf_counter()
             clips = bench.decoded()
             clip_seconds = (time.perf_counter() - began) / len(clips)
             slow = bench.job(_Waiting(worker.work.encoder.batch_size, _SLOWER * clip_seconds))
             fast = bench.job(_Waiting(worker.work.encoder.batch_size, _FASTER * clip_seconds))
-        alone_seconds = statistics.median(alone for _, alone in pairs)
-        first, last = _on_ray(config, shards=1 + runs)
-    ratios = [whole / alone for whole, alone in pairs]
-    shard_seconds = (last[WORKERS] - first[WORKERS]) / runs
+    ratios = [shard / alone for shard, alone in pairs]
     return PipelineCost(
         clips=len(clips),
         cpu_ratio=statistics.median(ratios),
         lowest=min(ratios),
         highest=max(ratios),
-        ray_cpu_ratio=shard_seconds / alone_seconds,
-        start_seconds=first[WORKERS] - shard_seconds,
-        driver_seconds=last[OURS],
-        daemon_seconds=last[DAEMONS],
+        start_seconds=statistics.median(on_ray.start_seconds),
+        driver_seconds=statistics.median(on_ray.driver_seconds),
+        daemon_seconds=statistics.median(on_ray.daemon_seconds),
         encoder_busy=slow.busy_share("encode"),
         bottleneck_slow=slow.bottleneck,
         encoder_busy_starved=fast.busy_share("encode"),
@@ -109,12 +104,16 @@ def bench_pipeline(*, videos: int, runs: int) -> PipelineCost:
     )
 
 
-def _job(folder: Path, videos: int) -> JobConfig:
-    with webdataset.TarWriter(str(folder / "videos.tar")) as tar:
+def _write_tar(path: Path, videos: int) -> None:
+    with webdataset.TarWriter(str(path)) as tar:
         for number in range(videos):
             name = _CLIPS[number % len(_CLIPS)]
             data = files("jobs").joinpath("clips", name).read_bytes()
             tar.write({"__key__": f"{number:05d}", name.rpartition(".")[2]: data, "txt": name})
+
+
+def _job(folder: Path, videos: int) -> JobConfig:
+    _write_tar(folder / "videos.tar", videos)
     return JobConfig.model_validate(
         {
             "input": {"shards": str(folder / "videos.tar")},
@@ -126,25 +125,43 @@ def _job(folder: Path, videos: int) -> JobConfig:
     )
 
 
-def _on_ray(config: JobConfig, *, shards: int) -> tuple[Counter[str], Counter[str]]:
-    """CPU seconds of a job over so many tars of the same videos, after its first shard and after its last."""
-    tar = Path(config.input.patterns[0])
-    for number in range(shards):
-        (tar.parent / f"ray-{number}.tar").hardlink_to(tar)
-    job = config.model_dump(mode="json")
-    job |= {"input": {"shards": str(tar.parent / "ray-*.tar")}, "output": f"{config.output}-ray"}
-    job["executor"] |= {"kind": "ray", "address": "local", "num_workers": 1}
-    before, seen = cpu_seconds(), dict[int, Counter[str]]()
+class _OnRay:
+    """Jobs of two shards, each on a Ray of its own.
 
-    def look(progress: Progress) -> None:
-        seen.setdefault(progress.shards_done, cpu_seconds() - before)
+    A third shard of one video, the smallest and so the last, keeps their worker until the second is counted.
+    """
 
-    run_job(JobConfig.model_validate(job), look)
-    return seen[1], seen[shards]
+    def __init__(self, config: JobConfig) -> None:
+        tar = Path(config.input.patterns[0])
+        for number in range(2):
+            (tar.parent / f"ray-{number}.tar").hardlink_to(tar)
+        _write_tar(tar.parent / "ray-2.tar", 1)
+        self._job = config.model_dump(mode="json")
+        self._job["input"] = {"shards": str(tar.parent / "ray-*.tar")}
+        self._job["executor"] |= {"kind": "ray", "address": "local", "num_workers": 1}
+        self.start_seconds: list[float] = []
+        self.driver_seconds: list[float] = []
+        self.daemon_seconds: list[float] = []
+
+    def shard_seconds(self) -> float:
+        """CPU seconds that the worker of one more job spends on its second shard; notes what all else spent."""
+        before, seen = cpu_seconds(), dict[int, Counter[str]]()
+
+        def look(progress: Progress) -> None:
+            seen.setdefault(progress.shards_done, cpu_seconds() - before)
+
+        with tempfile.TemporaryDirectory(prefix="vidtok-bench-") as output:
+            run_job(JobConfig.model_validate(self._job | {"output": output}), look)
+        first, last = seen[1], seen[2]
+        seconds = last[WORKERS] - first[WORKERS]
+        self.start_seconds.append(first[WORKERS] - seconds)
+        self.driver_seconds.append(last[OURS])
+        self.daemon_seconds.append(last[DAEMONS])
+        return seconds
 
 
 class _Bench:
-    """One worker's shard, done in whole and in pieces."""
+    """One worker's shard in this process, done in whole and in pieces."""
 
     def __init__(self, work: Work, shard: Shard) -> None:
         self._work = work
@@ -166,17 +183,13 @@ class _Bench:
         cut = cut_clips(decoded, lengths=config.clip_lengths, clips=config.clips, takes_stills=False)
         return [item for item in cut if isinstance(item, Clip)]
 
-    def alone(self) -> None:
-        """Decoding, and then encoding."""
+    def alone_seconds(self) -> float:
+        """CPU seconds of decoding and then encoding, in this process and the one that decodes."""
+        before = cpu_seconds()[OURS]
         encoder, clips = self._work.encoder, self.decoded()
         encoder.begin_thread()
         for first in range(0, len(clips), encoder.batch_size):
             encoder.begin(clips[first : first + encoder.batch_size])()
-
-    def cpu_seconds(self, run: Callable[[], object]) -> float:
-        """Of this process and those that it started, which decode."""
-        before = cpu_seconds()[OURS]
-        run()
         return cpu_seconds()[OURS] - before
 
 

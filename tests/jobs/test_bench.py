@@ -136,7 +136,6 @@ def test_the_writing_rate_counts_all_tokens() -> None:
 def test_the_pipeline_adds_nothing_and_keeps_its_encoder_busy() -> None:
     result = bench_pipeline(videos=12, runs=3)
     assert result.cpu_ratio < 1.05
-    assert result.ray_cpu_ratio < 1.05
     assert min(result.start_seconds, result.driver_seconds, result.daemon_seconds) > 0.5  # each of them is found
     assert result.encoder_busy > 0.95 and result.bottleneck_slow == "encode"
     assert result.encoder_busy_starved < 0.5 and result.bottleneck_fast == "decode"
