@@ -20,25 +20,27 @@ def cpu_seconds() -> Counter[str]:
         DAEMONS is all else that Ray runs.
     """
     ticks: dict[int, int] = {}
-    names: dict[int, str] = {}
+    commands: dict[int, list[str]] = {}
     children = defaultdict(list)
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             fields = (process / "stat").read_text().rpartition(")")[2].split()
-            names[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            commands[int(process.name)] = (process / "cmdline").read_text(errors="replace").split("\0")
             ticks[int(process.name)] = sum(map(int, fields[11:15]))
             children[int(fields[1])].append(int(process.name))
     counted: Counter[str] = Counter({OURS: 0, WORKERS: 0, DAEMONS: 0})
     left = [(os.getpid(), OURS)]
     while left:
         process_id, kind = left.pop()
-        kind = _kind(names.get(process_id, ""), kind)
+        kind = _kind(commands.get(process_id, [""]), kind)
         counted[kind] += ticks.get(process_id, 0)
         left += [(child, kind) for child in children[process_id]]
     return Counter({kind: number / os.sysconf("SC_CLK_TCK") for kind, number in counted.items()})
 
 
-def _kind(name: str, parent: str) -> str:
-    if name.startswith(_ACTOR):
+def _kind(command: list[str], parent: str) -> str:
+    if command[0].startswith(_ACTOR):
         return WORKERS
-    return DAEMONS if parent == OURS and ("/ray/" in name or name.startswith("ray")) else parent
+    # Its programs are paths. Other arguments may name Ray too, as does what a decoder is told to import from.
+    is_rays = command[0].startswith("ray") or any(word.startswith("/") and "/ray/" in word for word in command)
+    return DAEMONS if parent == OURS and is_rays else parent
