@@ -81,22 +81,24 @@ def bench_pipeline(*, videos: int, runs: int) -> PipelineCost:
         with closing(ShardWorker(WorkOrder(config=config, description=plan.description))) as worker:
             bench = _Bench(worker.work, shard)
             bench.job()  # starts the decoder
-            on_ray = _OnRay(config)
-            pairs = [(on_ray.shard_seconds(), bench.alone_seconds()) for _ in range(runs)]
+            job = _ray_job(config)
+            pairs = [(_on_ray(job), bench.alone_seconds()) for _ in range(runs)]
             began = time.perf_counter()
             clips = bench.decoded()
             clip_seconds = (time.perf_counter() - began) / len(clips)
             slow = bench.job(_Waiting(worker.work.encoder.batch_size, _SLOWER * clip_seconds))
             fast = bench.job(_Waiting(worker.work.encoder.batch_size, _FASTER * clip_seconds))
-    ratios = [shard / alone for shard, alone in pairs]
+    shards = [(second - first)[WORKERS] for (first, second), _ in pairs]
+    ratios = [shard / alone for shard, (_, alone) in zip(shards, pairs, strict=True)]
+    starts = [first[WORKERS] - shard for shard, ((first, _), _) in zip(shards, pairs, strict=True)]
     return PipelineCost(
         clips=len(clips),
         cpu_ratio=statistics.median(ratios),
         lowest=min(ratios),
         highest=max(ratios),
-        start_seconds=statistics.median(on_ray.start_seconds),
-        driver_seconds=statistics.median(on_ray.driver_seconds),
-        daemon_seconds=statistics.median(on_ray.daemon_seconds),
+        start_seconds=statistics.median(starts),
+        driver_seconds=statistics.median(second[OURS] for (_, second), _ in pairs),
+        daemon_seconds=statistics.median(second[DAEMONS] for (_, second), _ in pairs),
         encoder_busy=slow.busy_share("encode"),
         bottleneck_slow=slow.bottleneck,
         encoder_busy_starved=fast.busy_share("encode"),
@@ -125,39 +127,30 @@ def _job(folder: Path, videos: int) -> JobConfig:
     )
 
 
-class _OnRay:
-    """Jobs of two shards, each on a Ray of its own.
+def _ray_job(config: JobConfig) -> dict[str, Any]:
+    """A job of one worker on Ray over two shards of the same videos.
 
-    A third shard of one video, the smallest and so the last, keeps their worker until the second is counted.
+    A third shard of one video, the smallest and so the last, keeps the worker until the second is counted.
     """
+    tar = Path(config.input.patterns[0])
+    for number in range(2):
+        (tar.parent / f"ray-{number}.tar").hardlink_to(tar)
+    _write_tar(tar.parent / "ray-2.tar", 1)
+    job = config.model_dump(mode="json") | {"input": {"shards": str(tar.parent / "ray-*.tar")}}
+    job["executor"] |= {"kind": "ray", "address": "local", "num_workers": 1}
+    return job
 
-    def __init__(self, config: JobConfig) -> None:
-        tar = Path(config.input.patterns[0])
-        for number in range(2):
-            (tar.parent / f"ray-{number}.tar").hardlink_to(tar)
-        _write_tar(tar.parent / "ray-2.tar", 1)
-        self._job = config.model_dump(mode="json")
-        self._job["input"] = {"shards": str(tar.parent / "ray-*.tar")}
-        self._job["executor"] |= {"kind": "ray", "address": "local", "num_workers": 1}
-        self.start_seconds: list[float] = []
-        self.driver_seconds: list[float] = []
-        self.daemon_seconds: list[float] = []
 
-    def shard_seconds(self) -> float:
-        """CPU seconds that the worker of one more job spends on its second shard; notes what all else spent."""
-        before, seen = cpu_seconds(), dict[int, Counter[str]]()
+def _on_ray(job: dict[str, Any]) -> tuple[Counter[str], Counter[str]]:
+    """CPU seconds of such a job, on a Ray of its own, until its first shard is done and until its second."""
+    before, seen = cpu_seconds(), dict[int, Counter[str]]()
 
-        def look(progress: Progress) -> None:
-            seen.setdefault(progress.shards_done, cpu_seconds() - before)
+    def look(progress: Progress) -> None:
+        seen.setdefault(progress.shards_done, cpu_seconds() - before)
 
-        with tempfile.TemporaryDirectory(prefix="vidtok-bench-") as output:
-            run_job(JobConfig.model_validate(self._job | {"output": output}), look)
-        first, last = seen[1], seen[2]
-        seconds = last[WORKERS] - first[WORKERS]
-        self.start_seconds.append(first[WORKERS] - seconds)
-        self.driver_seconds.append(last[OURS])
-        self.daemon_seconds.append(last[DAEMONS])
-        return seconds
+    with tempfile.TemporaryDirectory(prefix="vidtok-bench-") as output:
+        run_job(JobConfig.model_validate(job | {"output": output}), look)
+    return seen[1], seen[2]
 
 
 class _Bench:

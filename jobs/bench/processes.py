@@ -3,6 +3,8 @@
 import contextlib
 import os
 from collections import Counter, defaultdict
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 __all__ = ["DAEMONS", "OURS", "WORKERS", "cpu_seconds"]
@@ -38,9 +40,15 @@ def cpu_seconds() -> Counter[str]:
     return Counter({kind: number / os.sysconf("SC_CLK_TCK") for kind, number in counted.items()})
 
 
+@cache
+def _programs() -> tuple[str, ...]:
+    found = find_spec("ray")  # without importing it
+    return tuple(f"{folder}/" for folder in (found and found.submodule_search_locations) or ())
+
+
 def _kind(command: list[str], parent: str) -> str:
     if command[0].startswith(_ACTOR):
         return WORKERS
-    # Its programs are paths. Other arguments may name Ray too, as does what a decoder is told to import from.
-    is_rays = command[0].startswith("ray") or any(word.startswith("/") and "/ray/" in word for word in command)
+    # Programs of the package's own; what a decoder is told to import from names it too, but does not begin with it.
+    is_rays = command[0].startswith("ray") or any(word.startswith(_programs()) for word in command)
     return DAEMONS if parent == OURS and is_rays else parent

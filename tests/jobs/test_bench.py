@@ -134,11 +134,11 @@ def test_the_writing_rate_counts_all_tokens() -> None:
     assert 15 / 8 < result.bytes_per_token < 1.05 * 2  # random tokens of 15 bits, in two of four byte planes
 
 
-def test_what_is_told_of_rays_path_is_no_daemon() -> None:
-    """As a decoder is, where Ray was imported before it began: it is this process's own."""
+def test_what_only_names_ray_is_no_daemon() -> None:
+    """As a decoder does, where Ray was imported before it began, and all in Ray's images, whose home is /home/ray."""
     busy = "import sys, time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\nsys.stdin.read()\n"
     before = cpu_seconds()
-    command = [sys.executable, "-c", f"{busy}# /site-packages/ray/thirdparty_files"]
+    command = [sys.executable, "-c", f"{busy}# /site-packages/ray/thirdparty_files", "/home/ray/shards"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline()
         spent = cpu_seconds() - before
